@@ -1,0 +1,100 @@
+"""Diffusion Inversion: turn a small image dataset into a larger synthetic one with a frozen diffusion model.
+
+    from diffinv import DiffusionInversion, load_dataset, load_diffusion
+
+    sd = load_diffusion()
+    real = load_dataset("icons10", split="train")
+    synthetic = DiffusionInversion(sd)(real, images_per_real=5, seed=0)
+    synthetic.save("my_synthetic_set")
+
+Names are imported on first use (PEP 562), so that `import diffinv` and `diffinv --help` stay instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Condition": "studies",
+    "DiffusionInversion": "synthesizers.diffusion_inversion",
+    "EmbeddingStore": "embeddings",
+    "FrozenDiffusion": "diffusion",
+    "Inversion": "inversion",
+    "LabelledImages": "datasets",
+    "Perturbation": "perturbation",
+    "Prompts": "synthesizers.prompts",
+    "Real": "synthesizers.real",
+    "Sampling": "sampling",
+    "Synthesizer": "synthesizers.base",
+    "Training": "classifiers.training",
+    "denoising_steps": "sampling",
+    "inversion_steps": "inversion",
+    "invert": "inversion",
+    "load_dataset": "datasets",
+    "load_diffusion": "diffusion",
+    "load_profile": "profiles",
+    "run_study": "studies",
+    "sample": "sampling",
+    "train_classifier": "classifiers.training",
+    "training_steps": "classifiers.training",
+}
+_NAME_AT_HOME = {"run_study": "run"}
+_ROOMS = ("classifiers", "datasets", "figures", "metrics", "studies", "synthesizers", "widgets")
+
+__all__ = [
+    "Condition",
+    "DiffusionInversion",
+    "EmbeddingStore",
+    "FrozenDiffusion",
+    "Inversion",
+    "LabelledImages",
+    "Perturbation",
+    "Prompts",
+    "Real",
+    "Sampling",
+    "Synthesizer",
+    "Training",
+    "__version__",
+    "denoising_steps",
+    "inversion_steps",
+    "invert",
+    "load_dataset",
+    "load_diffusion",
+    "load_profile",
+    "run_study",
+    "sample",
+    "train_classifier",
+    "training_steps",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), _NAME_AT_HOME.get(name, name))
+    globals()[name] = value  # the next look-up no longer passes here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF, *_ROOMS})
+
+
+if TYPE_CHECKING:
+    from diffinv.classifiers.training import Training, train_classifier, training_steps
+    from diffinv.datasets import LabelledImages, load_dataset
+    from diffinv.diffusion import FrozenDiffusion, load_diffusion
+    from diffinv.embeddings import EmbeddingStore
+    from diffinv.inversion import Inversion, inversion_steps, invert
+    from diffinv.perturbation import Perturbation
+    from diffinv.profiles import load_profile
+    from diffinv.sampling import Sampling, denoising_steps, sample
+    from diffinv.studies import Condition
+    from diffinv.studies import run as run_study
+    from diffinv.synthesizers.base import Synthesizer
+    from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
+    from diffinv.synthesizers.prompts import Prompts
+    from diffinv.synthesizers.real import Real
