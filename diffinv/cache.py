@@ -1,0 +1,220 @@
+"""Artefacts on disk: written whole or not at all, named by their content, carrying their provenance."""
+
+import dataclasses
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+PROVENANCE_FILE = "provenance.json"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Files that a desktop drops into any folder that it shows; nobody misses them.
+_DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
+
+
+class ArtefactError(RuntimeError):
+    """An artefact could not be written or read; the message is one sentence that names it and the remedy."""
+
+
+def default_cache_dir() -> Path:
+    """The folder of cached artefacts: `$DIFFINV_CACHE`, or `diffinv` in the platform's cache folder."""
+    if chosen := os.environ.get("DIFFINV_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "diffinv"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diffinv" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffinv"
+
+
+def content_key(*parts: Any) -> str:
+    """The first 20 hex digits of the SHA-256 of `parts`, the same on every platform and in every process.
+
+    Takes str, int, float, bool, None, Path, numpy arrays and scalars, and dataclasses, lists, tuples and
+    mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys does not
+    count. TypeError otherwise.
+    """
+    canonical = json.dumps(_canonical(parts), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+
+def _canonical(part: Any) -> Any:
+    # Every container and object is tagged, so that two different values never share their JSON.
+    if part is None or isinstance(part, bool | str):
+        return part
+    if isinstance(part, np.generic):
+        return _canonical(part.item())
+    if isinstance(part, int):
+        return int(part)
+    if isinstance(part, float):
+        return float(part)
+    if isinstance(part, Path):
+        return ["path", part.as_posix()]
+    if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":
+        little_endian = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
+        digest = hashlib.sha256(little_endian.tobytes()).hexdigest()
+        return ["array", little_endian.dtype.str, list(part.shape), digest]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = [[field.name, _canonical(getattr(part, field.name))] for field in dataclasses.fields(part)]
+        return ["dataclass", type(part).__qualname__, fields]
+    if isinstance(part, dict) and all(isinstance(name, str) for name in part):
+        return ["dict", [[name, _canonical(part[name])] for name in sorted(part)]]
+    if isinstance(part, list | tuple):
+        return ["list", [_canonical(item) for item in part]]
+    kind = type(part).__name__
+    raise TypeError(f"a {kind} has no content key: pass plain values, arrays or dataclasses instead.")
+
+
+@contextmanager
+def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of `path` if the block ends well, and leaves no trace if it does not.
+
+    `mode` is "wb", or "w" for UTF-8 text; missing parent folders are made. ArtefactError if the disk is full
+    or the place cannot be written.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f'write_atomically takes the mode "wb" or "w", not {mode!r}.')
+    path = Path(path)
+    temporary = _sibling(path)
+    encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if not _concerns_writing(error, path, temporary):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):  # the error that brought us here says more than this one would
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder`, `record` in its provenance.json, if all ends well.
+
+    A folder that this function made before, and to which nobody has added a file, is replaced. Any other
+    folder that is not empty is refused with an ArtefactError, as are a full disk and an unwritable place.
+    """
+    folder = Path(folder).absolute()
+    _check_replaceable(folder)
+    staging = _sibling(folder)
+    new, old = staging / "new", staging / "old"
+    try:
+        new.mkdir(parents=True)
+        yield new
+        write_json(new / PROVENANCE_FILE, {**record, "file_names": _file_names_key(new)})
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except (OSError, ArtefactError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or not _concerns_writing(cause, folder, staging):
+            raise
+        raise _cannot_write(folder, cause) from cause
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; dataclasses, paths and numpy values become plain ones."""
+    with write_atomically(path, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, default=_plain)
+        file.write("\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; ArtefactError if it is not one, FileNotFoundError if it is not there."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtefactError(f"{path} is not valid JSON: delete it, and it will be made again.") from error
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """What made an artefact: versions, platform and time, with whatever else the caller knows."""
+    packages = ("diffinv", "torch", "diffusers", "transformers", "numpy")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: _version(package) for package in packages},
+        **more,
+    }
+
+
+def _version(package: str) -> str | None:
+    # From the metadata: importing torch only to ask for its version would take seconds.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: turn it into plain values first.")
+
+
+def _sibling(path: Path) -> Path:
+    # In the same folder, since a rename across file systems is not atomic; short, since names have a limit.
+    return path.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _concerns_writing(error: OSError, path: Path, temporary: Path) -> bool:
+    # An error about some other file, raised inside the caller's block, is not ours to reword.
+    if error.filename is None:
+        return True
+    culprit = Path(os.fsdecode(error.filename))
+    return culprit == path or culprit in path.parents or culprit.is_relative_to(temporary)
+
+
+def _cannot_write(path: Path, error: OSError) -> ArtefactError:
+    if error.errno in _FULL:
+        return ArtefactError(f"there is no space left to write {path}: free some, or choose another folder.")
+    # mkdir says "file exists" when a part of the path is a file.
+    reason = "not a directory" if error.errno == errno.EEXIST else (error.strerror or str(error)).lower()
+    return ArtefactError(f"{path} cannot be written ({reason}): choose a folder that you may write to.")
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise ArtefactError(f"{folder} is a file: choose the name of a folder.")
+    if folder.is_mount():
+        raise ArtefactError(f"{folder} is a mount point: choose the name of a new folder inside it.")
+    if not folder.is_dir() or not any(path.name not in _DESKTOP_FILES for path in folder.iterdir()):
+        return
+    record = folder / PROVENANCE_FILE
+    made_here = record.is_file() and read_json(record).get("file_names") == _file_names_key(folder)
+    if not made_here:
+        remedy = "choose another folder, or empty it first"
+        raise ArtefactError(f"{folder} holds files that diffinv did not write there: {remedy}.")
+
+
+def _file_names_key(folder: Path) -> str:
+    ignored = {PROVENANCE_FILE, *_DESKTOP_FILES}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ignored)
+    return content_key(sorted(path.relative_to(folder).as_posix() for path in files))
