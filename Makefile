@@ -1,0 +1,70 @@
+# make reproduce   every notebook, headless, in the `tiny` profile -> figures/
+# make test        every test: the package's, then the notebooks'
+# Both make .venv first, once, with the tested pins. Also: install, bench, lint, notebooks-strip, golden, clean.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# A machine without a GPU can save 2 GB: make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+PROFILE ?= tiny
+JOBS ?= 1
+# `make reproduce ARGS="--only 01,03"`
+ARGS ?=
+# Keeps what the notebooks under test write, their cache included, out of the checkout and out of the user's cache.
+NBVAL := build/nbval
+NBVAL_ENV := DIFFINV_PROFILE=smoke DIFFINV_HEADLESS=1 DIFFINV_CACHE=$(abspath $(NBVAL))/cache
+NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
+
+.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden clean
+
+install: $(STAMP)
+
+# torch first: it has builds of its own per accelerator, and everything else builds on whichever is there.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "diffinv needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: $(STAMP)
+	$(BIN)/diffinv reproduce --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
+
+test: test-package test-notebooks test-golden
+
+test-package: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+# Every cell of every notebook runs without an exception; their asserts say what must hold.
+test-notebooks: $(STAMP)
+	rm -rf $(NBVAL) && mkdir -p $(NBVAL) && cp notebooks/*.ipynb $(NBVAL)/
+	$(NBVAL_ENV) $(BIN)/python -m pytest --nbval-lax $(NBVAL_FLAGS) $(NBVAL)
+
+# What a cell prints is what it printed when the golden copy was made.
+test-golden: $(STAMP)
+	rm -rf $(NBVAL)/golden && mkdir -p $(NBVAL)/golden && cp tests/golden/*.ipynb $(NBVAL)/golden/
+	$(NBVAL_ENV) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg $(NBVAL_FLAGS) $(NBVAL)/golden
+
+golden: $(STAMP)
+	$(BIN)/python tests/make_golden.py
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/stages.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks-strip: $(STAMP)
+	$(BIN)/nbstripout --keep-id --extra-keys "metadata.widgets metadata.papermill cell.metadata.papermill \
+	cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
+
+clean:
+	rm -rf build figures/executed
