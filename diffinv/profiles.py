@@ -1,0 +1,181 @@
+"""Every number a notebook runs with: `smoke` for tests, `tiny` for two CPU cores, `colab` and `paper` for a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from diffinv.classifiers.training import Training
+from diffinv.inversion import Inversion
+from diffinv.perturbation import Perturbation
+from diffinv.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Counts of 00_quickstart."""
+
+    real_per_class: int = 5
+    images_per_real: int = 5
+
+
+@dataclass(frozen=True)
+class InversionLesson:
+    """Counts of 01_inversion."""
+
+    num_images: int = 8
+    updates_grid: tuple[int, ...] = (50, 100, 200, 400)
+    tokens_grid: tuple[int, ...] = (1, 2, 4, 8)
+    loss_every: int = 10  # updates between two points of the loss curve
+    held_out_draws: int = 16  # noises and timesteps behind each point of held-out loss
+
+
+@dataclass(frozen=True)
+class SamplingLesson:
+    """Counts of 02_sampling_diversity."""
+
+    real_per_class: int = 5
+    gallery_rows: int = 6
+    gallery_copies: int = 6
+    interpolated_pairs: int = 4
+    interpolation_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1)
+    guidance_grid: tuple[float, ...] = (1, 1.5, 2, 4, 8)
+    noise_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.4, 0.8)
+    weight_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5)
+    sweep_originals: int = 20
+    sweep_copies: int = 4
+
+
+@dataclass(frozen=True)
+class ClassifierLesson:
+    """Counts of 03_classifier_training."""
+
+    number_real_per_class: int = 5  # real images a class while the number of samples grows
+    images_per_real_grid: tuple[int, ...] = (1, 2, 5, 10)
+    real_per_class_grid: tuple[int, ...] = (2, 5, 10)
+    images_per_real: int = 5  # samples a real image while the number of real images grows
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale at which all lessons run: models, settings of each stage, seeds and counts."""
+
+    name: str
+    model: str = "tinysd"
+    dtype: str = "float32"
+    device: str | None = None  # None = the fastest one found
+    datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
+    inversion: Inversion = field(default_factory=Inversion)
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    sampling: Sampling = field(default_factory=Sampling)
+    training: Training = field(default_factory=Training)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    quickstart: Quickstart = Quickstart()
+    inversion_lesson: InversionLesson = InversionLesson()
+    sampling_lesson: SamplingLesson = SamplingLesson()
+    classifier_lesson: ClassifierLesson = ClassifierLesson()
+    cell_seconds: int = 1200  # a cell that runs longer is stopped
+
+
+TINY = Profile(
+    name="tiny",
+    device="cpu",
+    inversion=Inversion(steps_per_image=150),
+    sampling=Sampling(num_inference_steps=10, resolution=32),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=200, batch_size=64, warmup_steps=20),
+)
+
+SMOKE = replace(
+    TINY,
+    name="smoke",
+    inversion=replace(TINY.inversion, steps_per_image=8),
+    sampling=replace(TINY.sampling, num_inference_steps=3),
+    training=replace(TINY.training, optimiser_steps=4, batch_size=16, warmup_steps=1),
+    seeds=(0, 1),
+    quickstart=Quickstart(real_per_class=2, images_per_real=2),
+    inversion_lesson=InversionLesson(
+        num_images=4, updates_grid=(4, 12), tokens_grid=(1, 2), loss_every=2, held_out_draws=4
+    ),
+    sampling_lesson=SamplingLesson(
+        real_per_class=2,
+        gallery_rows=3,
+        gallery_copies=2,
+        interpolated_pairs=2,
+        interpolation_weights=(0, 0.5, 1),
+        guidance_grid=(1, 2),
+        noise_grid=(0, 0.4),
+        weight_grid=(0, 0.3),
+        sweep_originals=4,
+        sweep_copies=2,
+    ),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
+    ),
+    cell_seconds=120,
+)
+
+# A free Colab GPU: Stable Diffusion itself, at the paper's resolution for 32 px data, with few images.
+COLAB = replace(
+    TINY,
+    name="colab",
+    model="CompVis/stable-diffusion-v1-4",
+    dtype="float16",
+    device="cuda",
+    inversion=Inversion(steps_per_image=300, batch_size=50),
+    sampling=Sampling(num_inference_steps=50, resolution=128, batch_size=64),
+    training=Training(optimiser_steps=2000, warmup_steps=100),
+    cell_seconds=7200,
+)
+
+# The paper's settings: upstream's documented ones, and its defaults for 32 px data.
+PAPER = replace(
+    COLAB,
+    name="paper",
+    inversion=Inversion(
+        num_tokens=5,
+        steps_per_image=3000,
+        learning_rate=0.03,
+        weight_decay=0.01,
+        batch_size=50,
+        timestep_sampling="uniform",
+    ),
+    perturbation=Perturbation(noise_std=0.1, interpolation_weight=0.1, unconditional="mean"),
+    sampling=Sampling(
+        guidance_scale=2.0, num_inference_steps=100, scheduler="PNDMScheduler", batch_size=64, resolution=128
+    ),
+    training=Training(
+        architecture="resnet18",
+        optimiser_steps=50_000,
+        batch_size=128,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        warmup_steps=1000,
+        augmentation="crop_flip",
+    ),
+    seeds=(0, 1, 2, 3, 4),
+    quickstart=Quickstart(real_per_class=60),
+    inversion_lesson=InversionLesson(updates_grid=(50, 100, 200, 400, 1000, 3000)),
+    sampling_lesson=SamplingLesson(real_per_class=60, sweep_originals=100, sweep_copies=10),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=60,
+        images_per_real_grid=(1, 2, 5, 10, 20, 45),
+        real_per_class_grid=(5, 10, 20, 40, 60),
+    ),
+    cell_seconds=7 * 24 * 3600,
+)
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name, or ValueError listing the names.
+
+    Under nbval, which cannot inject parameters into a notebook, the variable DIFFINV_PROFILE decides instead.
+    """
+    if ".ipynb::" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+        name = os.environ.get("DIFFINV_PROFILE", name)
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
