@@ -1,0 +1,126 @@
+"""What every synthesizer is, and the one way in which samples are numbered, cached and labelled."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from diffinv.cache import content_key, default_cache_dir, provenance, write_atomically
+from diffinv.datasets import LabelledImages
+from diffinv.progress import progress
+
+if TYPE_CHECKING:
+    from diffinv.diffusion import FrozenDiffusion
+
+SAMPLES_PER_SHARD = 256  # what a kill can lose
+
+Draw = Callable[[list[int], list[int]], UInt8[np.ndarray, "sample height width 3"]]
+
+
+@runtime_checkable
+class Synthesizer(Protocol):
+    """Turns a real dataset into a synthetic one: a pure function of its fields, the images and the seed."""
+
+    def __call__(self, real: LabelledImages, *, images_per_real: int, seed: int) -> LabelledImages:
+        """Make `images_per_real` images for each real one, labelled like it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return, ready for JSON, all that the result depends on besides the real images and the seed."""
+        ...
+
+
+def check_request(real: LabelledImages, images_per_real: int) -> None:
+    """Raise ValueError where there is nothing to synthesize."""
+    if images_per_real < 1:
+        raise ValueError(f"images_per_real is {images_per_real}; choose at least 1.")
+    if len(real) == 0:
+        raise ValueError("The real dataset holds no image; give at least one.")
+
+
+def describe_model(diffusion: "FrozenDiffusion") -> dict[str, str]:
+    """Name the model by its content, so that a moved checkpoint keeps its cached samples."""
+    return {"fingerprint": diffusion.fingerprint, "dtype": str(diffusion.dtype).removeprefix("torch.")}
+
+
+def describe_settings(settings: Any) -> dict[str, Any]:
+    """List a settings dataclass without its batch size, which changes only the speed."""
+    return {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+
+
+def synthesize(
+    real: LabelledImages,
+    draw: Draw,
+    description: dict[str, Any],
+    *,
+    images_per_real: int,
+    seed: int,
+) -> LabelledImages:
+    """Draw `images_per_real` samples of each real image, shard by shard through the cache.
+
+    `draw(sources, copies)` makes images of any side, which are saved at the real images' side. Samples are
+    ordered by copy number first: fewer images per real image are a prefix of more, on disk as in memory.
+    """
+    started = time.perf_counter()
+    sources = np.tile(np.arange(len(real)), images_per_real).tolist()
+    copies = np.repeat(np.arange(images_per_real), len(real)).tolist()
+    key = content_key("samples", description, real.fingerprint, list(real.ids), seed)
+    images: list[np.ndarray] = []
+    starts = range(0, len(sources), SAMPLES_PER_SHARD)
+    for start in progress(starts, total=len(starts), desc="samples"):
+        rows = slice(start, min(start + SAMPLES_PER_SHARD, len(sources)))
+        path = default_cache_dir() / "samples" / key / f"{start:08d}.npy"
+        images.append(_cached_shard(path, real, draw, sources[rows], copies[rows]))
+    return _labelled(
+        real,
+        np.concatenate(images),
+        sources,
+        copies,
+        provenance(
+            synthesizer=description,
+            seed=seed,
+            images_per_real=images_per_real,
+            real=real.provenance,
+            real_fingerprint=real.fingerprint,
+            wall_seconds=round(time.perf_counter() - started, 3),
+        ),
+    )
+
+
+def _cached_shard(
+    path: Path, real: LabelledImages, draw: Draw, sources: list[int], copies: list[int]
+) -> np.ndarray:
+    found = _read_shard(path, real.resolution)[: len(sources)]
+    if len(found) == len(sources):
+        return found
+    # The last shard of a smaller request is the beginning of the same shard of a larger one.
+    sources, copies = sources[len(found) :], copies[len(found) :]
+    fresh = _labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution)
+    shard = np.concatenate([found, fresh.images])
+    with write_atomically(path) as file:
+        np.save(file, shard, allow_pickle=False)
+    return shard
+
+
+def _read_shard(path: Path, resolution: int) -> UInt8[np.ndarray, "sample height width 3"]:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # absent or damaged: drawing it again gives the same images
+        return np.empty((0, resolution, resolution, 3), dtype=np.uint8)
+
+
+def _labelled(
+    real: LabelledImages, images: np.ndarray, sources: list[int], copies: list[int], record: dict[str, Any]
+) -> LabelledImages:
+    return LabelledImages(
+        images=images,
+        labels=real.labels[sources],
+        class_names=real.class_names,
+        ids=tuple(f"{real.ids[source]}#{copy}" for source, copy in zip(sources, copies, strict=True)),
+        sources=tuple(real.ids[source] for source in sources),
+        provenance=record,
+    )

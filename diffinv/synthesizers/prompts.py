@@ -1,0 +1,58 @@
+"""Text-to-image from class names: what the generator knows of a class without seeing the real images."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from diffinv.datasets import LabelledImages
+from diffinv.diffusion import FrozenDiffusion
+from diffinv.randomness import stream
+from diffinv.sampling import Sampling, prepare_scheduler, sample
+from diffinv.synthesizers.base import check_request, describe_model, describe_settings, synthesize
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Draws samples of each real image's class from one sentence a class, guided away from the empty prompt.
+
+    The real images give only the labels, the number of samples and the side at which they are saved;
+    `sampling.resolution` None is the model's native one. LECF (arXiv 2210.07574) without its sentences and
+    its filter.
+    """
+
+    diffusion: FrozenDiffusion
+    template: str = "a {} icon"  # {} is the class name, its underscores as spaces
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if self.template.count("{}") != 1:
+            raise ValueError(f"template is {self.template!r}; write {{}} once, where the class name belongs.")
+
+    def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
+        """Draw, or find in the cache; a sample's `source` is the real image that it stands in for."""
+        check_request(real, images_per_real)
+        resolution = self.sampling.resolution or self.diffusion.native_resolution
+        self.diffusion.check_resolution(resolution)
+        prepare_scheduler(self.diffusion, self.sampling)
+        sampling = replace(self.sampling, resolution=resolution)
+        by_class = self.diffusion.encode_prompt([self.prompt(name) for name in real.class_names])
+        empty = self.diffusion.encode_prompt([""])
+
+        def draw(sources: list[int], copies: list[int]) -> np.ndarray:
+            streams = [stream(seed, "prompted", real.ids[s], c) for s, c in zip(sources, copies, strict=True)]
+            return sample(self.diffusion, by_class[real.labels[sources]], empty, sampling, streams)
+
+        return synthesize(real, draw, self.describe(), images_per_real=images_per_real, seed=seed)
+
+    def prompt(self, class_name: str) -> str:
+        """Return the sentence for a class."""
+        return self.template.replace("{}", class_name.replace("_", " "))
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "synthesizer": "Prompts",
+            "model": describe_model(self.diffusion),
+            "template": self.template,
+            "sampling": describe_settings(self.sampling),
+        }
