@@ -1,0 +1,242 @@
+"""A frozen Stable-Diffusion-style model: autoencoder, denoiser, text encoder and their constants."""
+
+import hashlib
+import inspect
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, SchedulerMixin
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from diffinv.checkpoint import (
+    COMPONENTS,
+    UNUSED,
+    CheckpointError,
+    check_networks,
+    find_checkpoint,
+    quiet_loading,
+)
+
+# What, besides the weights, decides what a learned vector means. Only these: a new diffusers release may add
+# configuration keys, and that must not turn an old store into one of "another checkpoint".
+FINGERPRINTED_CONFIG = {
+    "vae": ("scaling_factor", "shift_factor"),
+    "unet": ("attention_head_dim", "num_attention_heads", "norm_num_groups", "cross_attention_dim"),
+    "scheduler": ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"),
+}
+
+
+class FrozenDiffusion:
+    """The model of the paper's section 3, every weight frozen: E, D, eps_theta and c_theta.
+
+    `latents` are always scaled (the U-Net's units), `images` are uint8 arrays, height x width x RGB.
+    `scheduler` supplies the noise schedule only; `make_scheduler` builds the one to sample with.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        unet: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        scheduler: SchedulerMixin,
+        *,
+        name: str = "in memory",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.vae, self.unet, self.text_encoder = vae, unet, text_encoder
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        self.name, self.device, self.dtype = name, torch.device(device), dtype
+        if any(weight.dtype != dtype for weight in unet.parameters()):
+            _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
+        for network in (vae, unet, text_encoder):
+            # The plain method: that of diffusers warns about layers to be kept in float32 even if there are none.
+            nn.Module.to(network.requires_grad_(False).eval(), device=self.device, dtype=dtype)
+        # Adding noise is the same arithmetic for every discrete schedule; a sampler's class may lack it.
+        self._noise_schedule = DDPMScheduler.from_config(scheduler.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights (as float32) and the constants that give them their meaning."""
+        digest = hashlib.sha256()
+        for part, keys in FINGERPRINTED_CONFIG.items():
+            config = getattr(self, part).config
+            digest.update(repr([(key, config.get(key)) for key in keys]).encode())
+        for part in ("vae", "unet", "text_encoder"):
+            for key, weight in sorted(getattr(self, part).state_dict().items()):
+                digest.update(f"{part}.{key.removeprefix('text_model.')}{tuple(weight.shape)}".encode())
+                digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def embedding_width(self) -> int:
+        return self.unet.config.cross_attention_dim
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Image side over latent side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae.config.latent_channels
+
+    @property
+    def prediction_type(self) -> str:
+        return self._noise_schedule.config.prediction_type
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self._noise_schedule.config.num_train_timesteps
+
+    @property
+    def native_resolution(self) -> int:
+        """Side of the images that the U-Net was trained on last."""
+        return self.unet.config.sample_size * self.downsampling_factor
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise a ValueError unless images of this side pass through autoencoder and U-Net unpadded."""
+        multiple = self.downsampling_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if resolution <= 0 or resolution % multiple:
+            nearest = max(multiple, multiple * math.ceil(resolution / multiple))
+            raise ValueError(
+                f"resolution {resolution} does not suit the checkpoint {self.name!r}, whose image sides must "
+                f"be divisible by {multiple}: resize the images first, for instance with .resize({nearest})."
+            )
+
+    @torch.no_grad()
+    def latent_moments(
+        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
+    ) -> tuple[Float[Tensor, "image channel h w"], Float[Tensor, "image channel h w"]]:
+        """Scaled mean and standard deviation of E(x), float32 on the CPU: `mean + std * noise` is a latent."""
+        means, stds = [], []
+        for batch in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
+            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            posterior = self.vae.encode(pixels.to(self.dtype)).latent_dist
+            means.append((posterior.mean.float() - self._latent_shift) * self.vae.config.scaling_factor)
+            stds.append(posterior.std.float() * self.vae.config.scaling_factor)
+        return torch.cat(means).cpu(), torch.cat(stds).cpu()
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Float[Tensor, "image channel h w"], *, batch_size: int = 64
+    ) -> UInt8[np.ndarray, "image height width 3"]:
+        """D(z) as uint8 images, rounded as diffusers' own pipelines do."""
+        images = []
+        for batch in latents.split(batch_size):
+            scaled = batch.to(self.device, torch.float32)
+            codes = (scaled / self.vae.config.scaling_factor + self._latent_shift).to(self.dtype)
+            pixels = self.vae.decode(codes, return_dict=False)[0].float()
+            rounded = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            images.append(rounded.permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(images)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str]) -> Float[Tensor, "prompt token channel"]:
+        """c_theta of each prompt, padded to the tokenizer's length as in the stock pipeline; float32, CPU."""
+        inputs = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        # Only the checkpoints that say so (SD 2.x) attend to the words alone; SD 1.x sees the padding too.
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = inputs.attention_mask.to(self.device) if masked else None
+        return self.text_encoder(inputs.input_ids.to(self.device), attention_mask=mask)[0].float().cpu()
+
+    def add_noise(
+        self,
+        latents: Float[Tensor, "image channel h w"],
+        noise: Float[Tensor, "image channel h w"],
+        timesteps: Int[Tensor, "image"],
+    ) -> Float[Tensor, "image channel h w"]:
+        """z_t, the latents with as much noise as each timestep has."""
+        return self._noise_schedule.add_noise(latents, noise, timesteps)
+
+    def training_target(
+        self,
+        latents: Float[Tensor, "image channel h w"],
+        noise: Float[Tensor, "image channel h w"],
+        timesteps: Int[Tensor, "image"],
+    ) -> Float[Tensor, "image channel h w"]:
+        """What the U-Net was trained to predict: the noise, the velocity or the latents."""
+        if self.prediction_type == "v_prediction":
+            return self._noise_schedule.get_velocity(latents, noise, timesteps)
+        return noise if self.prediction_type == "epsilon" else latents
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "image channel h w"],
+        timesteps: Int[Tensor, "..."],
+        encoder_hidden_states: Float[Tensor, "image token channel"],
+    ) -> Float[Tensor, "image channel h w"]:
+        """The raw U-Net call, in the network's dtype; differentiable with respect to the vectors."""
+        latents, conditioning = noisy.to(self.dtype), encoder_hidden_states.to(self.dtype)
+        return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
+
+    def make_scheduler(self, name: str) -> SchedulerMixin:
+        """A fresh diffusers scheduler of this class name with the checkpoint's noise schedule."""
+        scheduler_class = getattr(diffusers, name, None)
+        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+            raise ValueError(
+                f"scheduler {name!r} is not a scheduler class of diffusers: use for instance "
+                "'DDIMScheduler', 'DPMSolverMultistepScheduler' or 'PNDMScheduler'."
+            )
+        # Latents are not confined to [-1, 1]; a configuration saved by PNDM leaves DDIM to clip by default.
+        clips = "clip_sample" in inspect.signature(scheduler_class).parameters
+        return scheduler_class.from_config(self.scheduler.config, **({"clip_sample": False} if clips else {}))
+
+    @property
+    def _latent_shift(self) -> float:
+        return self.vae.config.get("shift_factor") or 0.0
+
+
+def load_diffusion(
+    name: str | Path = "tinysd",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> FrozenDiffusion:
+    """Load a frozen model: the embedded "tinysd", a folder in diffusers' layout, or a hub id.
+
+    The device is the best one present, the dtype float32, unless given. Only safetensors weights are read
+    and no code of the checkpoint is run. Raises CheckpointError, one sentence, where that is not possible.
+    """
+    folder = find_checkpoint(name, revision)
+    with quiet_loading():
+        try:
+            # In the dtype of the file or float32, both exact; rounded to the dtype asked for once loaded.
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, **UNUSED
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise CheckpointError(
+                f"checkpoint {str(name)!r} cannot be read ({reason}): copy or download it again."
+            ) from error
+    check_networks(str(name), pipeline.vae, pipeline.unet)
+    return FrozenDiffusion(
+        **{part: getattr(pipeline, part) for part in COMPONENTS},
+        name=folder.name if Path(name).exists() else str(name),
+        device=device or best_device(),
+        dtype=dtype or torch.float32,
+    )
+
+
+def best_device() -> str:
+    """ "cuda" or "mps" where there is one, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,80 @@
+"""Fixtures shared by all tests: a fresh cache each, small random checkpoints, small images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import write_checkpoint
+
+ASSETS = Path(__file__).parent.parent / "diffinv" / "assets"
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path_factory, monkeypatch) -> Path:
+    """No test sees what another one, or the user, has cached."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DIFFINV_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion(tiny_checkpoint):
+    """A random Stable-Diffusion-shaped model (epsilon prediction, 32 px, embedding width 16)."""
+    from diffinv.diffusion import load_diffusion
+
+    return load_diffusion(str(tiny_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def v_prediction_diffusion(tmp_path_factory):
+    from diffinv.diffusion import load_diffusion
+
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny_v", "v_prediction")
+    return load_diffusion(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tinysd():
+    """The embedded checkpoint."""
+    from diffinv.diffusion import load_diffusion
+
+    if not (ASSETS / "tinysd" / "model_index.json").is_file():
+        pytest.skip("the embedded checkpoint diffinv/assets/tinysd is not there")
+    return load_diffusion("tinysd", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def toy_images():
+    """3 classes x 6 images of 16 px: a bright disc, square or cross at a random place on a dark ground."""
+    from diffinv.datasets import LabelledImages
+
+    names = ("disc", "square", "cross")
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:16, :16]
+    images, labels, ids = [], [], []
+    for label, name in enumerate(names):
+        for number in range(6):
+            y, x = random.integers(5, 11, size=2)
+            down, right = np.abs(rows - y), np.abs(columns - x)
+            mask = {
+                "disc": down**2 + right**2 <= 16,
+                "square": np.maximum(down, right) <= 3,
+                "cross": (np.minimum(down, right) <= 1) & (np.maximum(down, right) <= 4),
+            }[name]
+            ground, ink = random.integers(0, 60, size=3), random.integers(150, 256, size=3)
+            images.append(np.where(mask[..., None], ink, ground).astype(np.uint8))
+            labels.append(label)
+            ids.append(f"train/{name}/{number:04d}")
+    return LabelledImages(
+        images=np.stack(images),
+        labels=np.array(labels, dtype=np.int64),
+        class_names=names,
+        ids=tuple(ids),
+        sources=None,
+        provenance={"name": "toy"},
+    )
