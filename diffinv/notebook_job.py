@@ -1,0 +1,172 @@
+"""One notebook as a job: what it may be given, and running it headless in a process of its own."""
+
+import ast
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+KERNEL_START_SECONDS = 120
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook to run: `staging` is the empty folder that takes its figures until it has succeeded."""
+
+    notebook: Path
+    executed: Path
+    staging: Path
+    parameters: dict[str, Any]
+    cell_timeout_seconds: int | None
+
+    @property
+    def name(self) -> str:
+        return self.notebook.stem
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came of a job; `error` is one sentence, or None."""
+
+    error: str | None
+    wall_seconds: float
+    peak_memory_mib: int | None = None
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """The names that a notebook's parameters cell assigns, with their default values.
+
+    ValueError if the cell is missing, or holds a default that is no literal.
+    """
+    import papermill
+
+    declared = {}
+    for name, parameter in papermill.inspect_notebook(notebook).items():
+        try:
+            declared[name] = ast.literal_eval(parameter["default"])
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"the default of {name!r} in {notebook} is not a literal: write one.") from error
+    if not declared:
+        raise ValueError(f'{notebook} has no parameters: tag one cell "parameters" and assign them there.')
+    return declared
+
+
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` in the types that the notebook declares; a text such as "false" becomes what it says.
+
+    ValueError for a name that the notebook does not declare (papermill would only warn) and for a wrong type.
+    """
+    declared = declared_parameters(notebook)
+    if unknown := sorted(set(given) - set(declared)):
+        names = ", ".join(declared)
+        raise ValueError(f"{notebook.name} has no parameter {unknown[0]!r}: it takes {names}.")
+    return {name: _converted(name, value, declared[name]) for name, value in given.items()}
+
+
+def _converted(name: str, value: Any, default: Any) -> Any:
+    if isinstance(value, str) and not isinstance(default, str):
+        value = _literal(value)
+    if default is None or value is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    kind = type(default).__name__
+    raise ValueError(f"the parameter {name!r} is of type {kind}, such as {default!r}: {value!r} is not.")
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def prepare_worker(threads: int) -> None:
+    """Make a fresh process ready for one notebook: it stops when asked to, or when its parent is gone."""
+    # A terminal sends Ctrl-C to everyone; the parent alone answers it, and asks its workers to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    for variable in _THREAD_VARIABLES:
+        with suppress(ValueError):
+            threads = min(threads, int(os.environ.get(variable, threads)))
+        os.environ[variable] = str(threads)
+    os.environ["DIFFINV_HEADLESS"] = "1"
+    if cache := os.environ.get("DIFFINV_CACHE"):  # the notebooks run in a folder of their own
+        os.environ["DIFFINV_CACHE"] = str(Path(cache).expanduser().resolve())
+    os.environ.pop("DIFFINV_PROFILE", None)  # the profile is a parameter here, and nothing else may change it
+
+
+def _stop(signum: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the kernel is being shut down: once is enough
+    raise KeyboardInterrupt
+
+
+def _stop_with_parent() -> None:
+    # kill -9 leaves the parent no time to stop us; without this, we would go on beside its successor.
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_job(job: Job) -> JobResult:
+    """Execute the notebook, keeping the executed copy whatever happens; errors come back as a sentence."""
+    started = time.perf_counter()
+    error = _execute(job)
+    if error is not None and "Kernel died before replying" in error:
+        # It happens on a busy machine, before any cell has run, and says nothing about the notebook.
+        error = _execute(job)
+    return JobResult(error, round(time.perf_counter() - started, 1), _children_peak_memory_mib())
+
+
+def _execute(job: Job) -> str | None:
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    try:
+        papermill.execute_notebook(
+            job.notebook,
+            job.executed,
+            parameters=job.parameters,
+            kernel_name="python3",
+            cwd=job.notebook.parent,
+            start_timeout=KERNEL_START_SECONDS,
+            execution_timeout=job.cell_timeout_seconds,
+            progress_bar=False,
+            # Silences ipykernel's warning that its sockets are not encrypted.
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
+    except PapermillExecutionError as error:
+        reason = str(error.evalue).strip().split("\n")[0]
+        return f"cell {error.cell_index + 1} raised {error.ename}: {reason}".rstrip(": ")
+    except CellTimeoutError:
+        return f"a cell ran longer than the profile's {job.cell_timeout_seconds} seconds"
+    except DeadKernelError:
+        return "its kernel died, most often because the memory ran out: close other programs or use fewer jobs"
+    except (RuntimeError, OSError) as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
+def _children_peak_memory_mib() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    kibibytes = peak // 1024 if os.uname().sysname == "Darwin" else peak
+    return kibibytes // 1024 or None
