@@ -59,7 +59,7 @@ class FrozenDiffusion:
         if any(weight.dtype != dtype for weight in unet.parameters()):
             _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
         for network in (vae, unet, text_encoder):
-            # The plain method: that of diffusers warns about layers to be kept in float32 even if there are none.
+            # The plain method: that of diffusers warns about layers to keep in float32 where there are none.
             nn.Module.to(network.requires_grad_(False).eval(), device=self.device, dtype=dtype)
         # Adding noise is the same arithmetic for every discrete schedule; a sampler's class may lack it.
         self._noise_schedule = DDPMScheduler.from_config(scheduler.config)
@@ -117,10 +117,10 @@ class FrozenDiffusion:
     def latent_moments(
         self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
     ) -> tuple[Float[Tensor, "image channel h w"], Float[Tensor, "image channel h w"]]:
-        """Scaled mean and standard deviation of E(x), float32 on the CPU: `mean + std * noise` is a latent."""
+        """Scaled mean and standard deviation of E(x), float32, CPU: `mean + std * noise` is a latent."""
         means, stds = [], []
         for batch in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
-            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            pixels = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             posterior = self.vae.encode(pixels.to(self.dtype)).latent_dist
             means.append((posterior.mean.float() - self._latent_shift) * self.vae.config.scaling_factor)
             stds.append(posterior.std.float() * self.vae.config.scaling_factor)
@@ -159,7 +159,7 @@ class FrozenDiffusion:
         self,
         latents: Float[Tensor, "image channel h w"],
         noise: Float[Tensor, "image channel h w"],
-        timesteps: Int[Tensor, "image"],
+        timesteps: Int[Tensor, " image"],
     ) -> Float[Tensor, "image channel h w"]:
         """z_t, the latents with as much noise as each timestep has."""
         return self._noise_schedule.add_noise(latents, noise, timesteps)
@@ -168,7 +168,7 @@ class FrozenDiffusion:
         self,
         latents: Float[Tensor, "image channel h w"],
         noise: Float[Tensor, "image channel h w"],
-        timesteps: Int[Tensor, "image"],
+        timesteps: Int[Tensor, " image"],
     ) -> Float[Tensor, "image channel h w"]:
         """What the U-Net was trained to predict: the noise, the velocity or the latents."""
         if self.prediction_type == "v_prediction":

@@ -51,6 +51,10 @@ def tinysd():
 @pytest.fixture(scope="session")
 def toy_images():
     """3 classes x 6 images of 16 px: a bright disc, square or cross at a random place on a dark ground."""
+    return make_toy_images()
+
+
+def make_toy_images():
     from diffinv.datasets import LabelledImages
 
     names = ("disc", "square", "cross")

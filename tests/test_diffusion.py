@@ -182,7 +182,7 @@ def test_missing_and_damaged_weights_are_refused(copied):
     weights.write_bytes(weights.read_bytes()[:100])
     assert "cannot be read" in refusal(copied)
     weights.unlink()
-    assert "no weights" in refusal(copied)
+    assert "no safetensors weights" in refusal(copied)
 
 
 def test_inpainting_variants_are_refused(tmp_path):

@@ -1,0 +1,74 @@
+"""Learned vectors on disk, found by the content of the image that they belong to."""
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffinv.cache import content_key, write_atomically
+
+
+class InversionCache:
+    """A folder of shards, one for each finished group of images; all were made with the same settings.
+
+    One file per image would be tens of thousands of files. A shard says in its header which images it holds, so
+    that any subset of them, grouped in any way, finds them again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    self._register(path, json.loads(shard.metadata()["keys"]))
+            except (OSError, SafetensorError) as error:
+                # Written in one piece, so the disk has spoilt it since; its images are learned again.
+                warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def write(
+        self,
+        keys: Sequence[str],
+        embeddings: Float[Tensor, "image token channel"],
+        losses: Float[Tensor, " image"],
+        provenance: dict[str, Any],
+    ) -> None:
+        """Keep the vectors of one group."""
+        path = self.folder / f"{content_key(list(keys))}.safetensors"
+        tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
+        metadata = {"keys": json.dumps(list(keys)), "provenance": json.dumps(provenance)}
+        with write_atomically(path) as file:
+            file.write(save(tensors, metadata=metadata))
+        self._register(path, keys)
+
+    def read(
+        self, keys: Sequence[str]
+    ) -> tuple[Float[Tensor, "image token channel"], Float[Tensor, " image"]]:
+        """Vectors and losses of these images, in this order; KeyError if one is not there."""
+        rows_of = defaultdict(list)
+        for position, key in enumerate(keys):
+            path, row = self._places[key]
+            rows_of[path].append((position, row))
+        embeddings: list[Tensor | None] = [None] * len(keys)
+        losses: list[Tensor | None] = [None] * len(keys)
+        for path, rows in rows_of.items():
+            with safe_open(path, framework="pt") as shard:
+                shard_embeddings, shard_losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
+            for position, row in rows:
+                embeddings[position], losses[position] = shard_embeddings[row], shard_losses[row]
+        return torch.stack(embeddings), torch.stack(losses)
+
+    def _register(self, path: Path, keys: Sequence[str]) -> None:
+        for row, key in enumerate(keys):
+            self._places.setdefault(key, (path, row))
