@@ -176,39 +176,42 @@ def prepare_scheduler(diffusion: "FrozenDiffusion", settings: Sampling) -> Any:
             f"{name} cannot draw each image's noise from a stream of its own; "
             "choose EulerAncestralDiscreteScheduler or DDIMScheduler with eta=1."
         )
-    scheduler = diffusion.make_scheduler(name)
-    _check_scheduler(scheduler, diffusion, name)
-    if settings.eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
-        raise ValueError(f"{name} takes no eta; set eta=0 or choose DDIMScheduler.")
     if settings.num_inference_steps > diffusion.num_train_timesteps:
         raise ValueError(
             f"num_inference_steps is {settings.num_inference_steps}, but the model knows only "
             f"{diffusion.num_train_timesteps} timesteps; choose at most as many."
         )
+    try:
+        scheduler = diffusion.make_scheduler(name)
+    except TypeError as error:  # it wants arguments that no Stable Diffusion checkpoint has
+        raise _does_not_fit(name) from error
+    if not _fits(scheduler, diffusion):
+        raise _does_not_fit(name)
+    if settings.eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise ValueError(f"{name} takes no eta; set eta=0 or choose DDIMScheduler.")
     scheduler.set_timesteps(settings.num_inference_steps, device=diffusion.device)
     if scheduler.timesteps[0] < scheduler.timesteps[-1]:
         raise ValueError(
-            f"{name} runs from images to noise; choose a scheduler that denoises, such as DDIMScheduler."
+            f"{name} goes from images to noise; choose one that denoises, such as DDIMScheduler."
         )
     return scheduler
 
 
-def _check_scheduler(scheduler: Any, diffusion: "FrozenDiffusion", name: str) -> None:
-    trained = diffusion.scheduler.alphas_cumprod
-    steps_with = getattr(scheduler, "alphas_cumprod", torch.empty(0))
-    required = {
-        key
-        for key, parameter in inspect.signature(scheduler.step).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    }
-    same_noise = steps_with.shape == trained.shape and torch.allclose(
-        steps_with.cpu(), trained.cpu(), atol=1e-4
+def _fits(scheduler: Any, diffusion: "FrozenDiffusion") -> bool:
+    """Whether it steps along the noise schedule that the model was trained with, given a prediction alone."""
+    trained, own = diffusion.scheduler.alphas_cumprod, getattr(scheduler, "alphas_cumprod", None)
+    if own is None or own.shape != trained.shape or not torch.allclose(own.to(trained), trained, atol=1e-4):
+        return False
+    parameters = inspect.signature(getattr(scheduler, "step", lambda: None)).parameters.items()
+    required = {key for key, parameter in parameters if parameter.default is parameter.empty}
+    return required == {"model_output", "timestep", "sample"}
+
+
+def _does_not_fit(name: str) -> ValueError:
+    return ValueError(
+        f"{name} does not fit this model's noise schedule and loop; "
+        "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
     )
-    if not same_noise or not required <= {"model_output", "timestep", "sample"}:
-        raise ValueError(
-            f"{name} does not fit this model's noise schedule and loop; "
-            "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-        )
 
 
 def _step_arguments(scheduler: Any, settings: Sampling, streams: Sequence[torch.Generator]) -> dict[str, Any]:
