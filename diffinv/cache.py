@@ -64,7 +64,7 @@ def _canonical(part: Any) -> Any:
         return ["path", part.as_posix()]
     if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":
         little_endian = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
-        digest = hashlib.sha256(little_endian.tobytes()).hexdigest()
+        digest = hashlib.sha256(little_endian.reshape(-1).view(np.uint8).data).hexdigest()
         return ["array", little_endian.dtype.str, list(part.shape), digest]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields = [[field.name, _canonical(getattr(part, field.name))] for field in dataclasses.fields(part)]
@@ -107,8 +107,9 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder`, `record` in its provenance.json, if all ends well.
+    """Yield an empty folder that takes the place of `folder` if the block ends well.
 
+    `record` goes into its provenance.json, with a key of the file names.
     A folder that this function made before, and to which nobody has added a file, is replaced. Any other
     folder that is not empty is refused with an ArtefactError, as are a full disk and an unwritable place.
     """
@@ -132,6 +133,12 @@ def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Itera
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_untouched(folder: str | Path) -> bool:
+    """Whether `write_folder_atomically` made this folder and no file has been added or removed since."""
+    record = Path(folder) / PROVENANCE_FILE
+    return record.is_file() and read_json(record).get("file_names") == _file_names_key(Path(folder))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -207,9 +214,7 @@ def _check_replaceable(folder: Path) -> None:
         raise ArtefactError(f"{folder} is a mount point: choose the name of a new folder inside it.")
     if not folder.is_dir() or not any(path.name not in _DESKTOP_FILES for path in folder.iterdir()):
         return
-    record = folder / PROVENANCE_FILE
-    made_here = record.is_file() and read_json(record).get("file_names") == _file_names_key(folder)
-    if not made_here:
+    if not is_untouched(folder):
         remedy = "choose another folder, or empty it first"
         raise ArtefactError(f"{folder} holds files that diffinv did not write there: {remedy}.")
 

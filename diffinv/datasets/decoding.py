@@ -1,0 +1,105 @@
+"""Any image file becomes an 8-bit RGB picture, or one sentence that says why it cannot."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+MAX_ASPECT_RATIO = 8
+# Everything that Pillow's decoders are known to raise on damaged bytes.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be read as asked; its message is one sentence with the culprit and the remedy."""
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, from its header alone; DatasetError if it is not an image."""
+    return _open(path).size
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read one image file as 8-bit RGB, upright.
+
+    Grey, palette and CMYK are converted, 16-bit is scaled to 8, transparency is laid on white, an EXIF
+    rotation is applied, and the first frame stands for an animation. DatasetError if the file is empty,
+    damaged or not an image.
+    """
+    image = _open(path)
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image), path)
+    except DatasetError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(path) from error
+
+
+def to_square(image: Image.Image, resolution: int, name: str | Path) -> UInt8[np.ndarray, "side side 3"]:
+    """Resize the shorter side to `resolution` (bicubic) and crop the centre.
+
+    DatasetError if one side is more than 8 times the other: the crop would throw nearly everything away.
+    """
+    width, height = image.size
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        shape = f"{width} x {height} px, too elongated for a square crop"
+        raise DatasetError(f"{name} is {shape}: crop it by hand, or take it out.")
+    return np.asarray(ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.BICUBIC))
+
+
+def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def decode_png(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """The RGB pixels of a PNG file's bytes; DatasetError if they are damaged."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    except _DAMAGE as error:
+        raise DatasetError("a stored image is damaged: get the dataset again.") from error
+
+
+def _open(path: Path) -> Image.Image:
+    # Read at once, so that thousands of lazily opened files do not stay open.
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: check that it is there and yours to read.") from error
+    if not encoded:
+        raise DatasetError(f"{path} is empty (0 bytes): replace it, or take it out.")
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"{path} has too many pixels to be read safely: make it smaller.") from error
+    except _DAMAGE as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> DatasetError:
+    return DatasetError(f"{path} is damaged or not an image: replace it, or take it out.")
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "F":
+        raise DatasetError(f"{path} holds floating-point values: save it with 8 or 16 bits a channel.")
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image), path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(values: np.ndarray, path: Path) -> Image.Image:
+    # Pillow clips these modes at 255 instead of scaling them, which would leave nearly all pixels white.
+    if values.min() < 0 or values.max() > 65535:
+        raise DatasetError(f"{path} holds 32-bit values: save it with 8 or 16 bits a channel.")
+    return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")

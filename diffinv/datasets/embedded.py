@@ -1,0 +1,32 @@
+"""The datasets that ship with the package: a few megabytes, read without a network."""
+
+from pathlib import Path
+
+from diffinv.cache import read_json
+from diffinv.datasets.decoding import DatasetError
+from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.datasets.parquet import read_parquet
+
+FOLDER = Path(__file__).parents[1] / "assets" / "datasets"
+SPLITS = ("train", "validation", "test")
+
+
+def embedded_names() -> tuple[str, ...]:
+    """The names of the datasets that ship with this copy of the package."""
+    return tuple(sorted(path.parent.name for path in FOLDER.glob("*/dataset.json")))
+
+
+def load_embedded(name: str, *, split: str, resolution: int | None) -> LabelledImages:
+    """Read one split of an embedded dataset, resized unless `resolution` is None (its own)."""
+    record = read_json(FOLDER / name / "dataset.json")
+    path = FOLDER / name / f"{split}.parquet"
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing: install the package again.")
+    rows = read_parquet(path)
+    provenance = {
+        "dataset": name,
+        "split": split,
+        **{key: record[key] for key in ("source", "licence") if key in record},
+    }
+    data = LabelledImages(**rows._asdict(), class_names=record["class_names"], provenance=provenance)
+    return data if resolution is None else data.resize(resolution)

@@ -1,0 +1,233 @@
+"""LabelledImages: what every synthesizer takes and returns, what every classifier is trained on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+
+from diffinv.cache import PROVENANCE_FILE, content_key, is_untouched, read_json, write_folder_atomically
+from diffinv.datasets.decoding import DatasetError, encode_png, to_square
+from diffinv.datasets.parquet import read_parquet, write_parquet
+
+PARQUET_FILE = "images.parquet"
+FORMAT = "diffinv.LabelledImages/1"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Square RGB images of one resolution, each with its class, its name, and where it came from.
+
+    `sources` names the real image that each synthetic one came from; it is None where all images are real,
+    and a real image among synthetic ones is its own source. DatasetError if the parts do not fit together.
+    """
+
+    images: UInt8[np.ndarray, "image height width 3"]
+    labels: Int[np.ndarray, " image"]
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    sources: tuple[str, ...] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
+        for name in ("class_names", "ids", "sources"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        _check(self)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        return self.images.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, those without an image included."""
+        return len(self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A key of the pixels, labels and class names, whatever the images are called."""
+        return content_key(self.images, self.labels, self.class_names)
+
+    def class_counts(self) -> dict[str, int]:
+        """Number of images of each class."""
+        counts = np.bincount(self.labels, minlength=self.num_classes).tolist()
+        return dict(zip(self.class_names, counts, strict=True))
+
+    def subset(
+        self, indices: Sequence[int] | Int[np.ndarray, " n"] | Bool[np.ndarray, " image"]
+    ) -> "LabelledImages":
+        """The images at `indices` (or where a boolean mask is true), in that order."""
+        every = np.arange(len(self))
+        chosen = every[np.asarray(indices)] if len(indices) else every[:0]
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            ids=tuple(self.ids[index] for index in chosen),
+            sources=None if self.sources is None else tuple(self.sources[index] for index in chosen),
+        )
+
+    def per_class(self, n: int, *, seed: int) -> "LabelledImages":
+        """A random subset with `n` images of every class, in the order of the whole.
+
+        Subsets of one seed are nested: that of 5 images a class lies within that of 10. DatasetError if `n`
+        is below 1 or a class has fewer images.
+        """
+        if n < 1:
+            raise DatasetError(f"per_class needs at least 1 image a class, not {n}.")
+        for name, count in self.class_counts().items():
+            if count < n:
+                raise DatasetError(f'class "{name}" has {count} images, not {n}: ask for at most {count}.')
+        # Ranked by a hash of the id, not shuffled: the choice does not depend on the order of the images.
+        ranked = sorted(range(len(self)), key=lambda index: content_key(seed, self.ids[index]))
+        labels = self.labels[ranked]
+        firsts = [np.asarray(ranked)[labels == label][:n] for label in range(self.num_classes)]
+        return self.subset(np.sort(np.concatenate(firsts)))
+
+    def resize(self, resolution: int) -> "LabelledImages":
+        """The same images at another resolution (bicubic, antialiased)."""
+        check_resolution(resolution)
+        if resolution == self.resolution:
+            return self
+        resized = np.empty((len(self), resolution, resolution, 3), np.uint8)
+        for index, image in enumerate(self.images):
+            resized[index] = to_square(Image.fromarray(image), resolution, self.ids[index])
+        return replace(self, images=resized)
+
+    @staticmethod
+    def concatenate(*sets: "LabelledImages") -> "LabelledImages":
+        """All images of several sets, which must agree in classes and resolution."""
+        if not sets:
+            raise DatasetError("concatenate needs at least one set of images.")
+        first = sets[0]
+        for other in sets[1:]:
+            if other.class_names != first.class_names:
+                raise DatasetError("sets with different classes cannot be joined: give them the same ones.")
+            if other.resolution != first.resolution:
+                sizes = f"{first.resolution} px and {other.resolution} px"
+                raise DatasetError(f"sets of {sizes} cannot be joined: resize one of them.")
+        all_real = all(part.sources is None for part in sets)
+        return LabelledImages(
+            images=np.concatenate([part.images for part in sets]),
+            labels=np.concatenate([part.labels for part in sets]),
+            class_names=first.class_names,
+            ids=tuple(name for part in sets for name in part.ids),
+            sources=None if all_real else tuple(name for part in sets for name in (part.sources or part.ids)),
+            provenance={"concatenated": [part.provenance for part in sets]},
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write class folders of PNG files, images.parquet with ids and sources, and provenance.json.
+
+        The folder appears whole or not at all, and replaces what was saved there before. ArtefactError if it
+        holds other files, or if the disk is full or cannot be written.
+        """
+        folder = Path(folder)
+        encoded = [encode_png(image) for image in self.images]
+        paths = self._paths()
+        record = {
+            "format": FORMAT,
+            "class_names": self.class_names,
+            "resolution": self.resolution,
+            "num_images": len(self),
+            "provenance": self.provenance,
+        }
+        with write_folder_atomically(folder, record) as new:
+            for name in _folder_names(self.class_names):
+                (new / name).mkdir()
+            for path, data in zip(paths, encoded, strict=True):
+                (new / path).write_bytes(data)
+            write_parquet(
+                new / PARQUET_FILE,
+                encoded=encoded,
+                paths=paths,
+                labels=self.labels,
+                ids=self.ids,
+                sources=self.sources,
+                class_names=self.class_names,
+            )
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LabelledImages":
+        """Read what `save` wrote: the same images, order, ids, sources and provenance.
+
+        DatasetError if the folder was not written by `save`, or if files were added or removed since.
+        """
+        folder = Path(folder)
+        if not is_saved(folder):
+            raise DatasetError(f"{folder} is not a saved set of images: use load_dataset for class folders.")
+        if not is_untouched(folder):
+            raise DatasetError(
+                f"files were added to or removed from {folder} since it was saved: "
+                f"delete its {PARQUET_FILE} to read the class folders as they are now."
+            )
+        record = read_json(folder / PROVENANCE_FILE)
+        rows = read_parquet(folder / PARQUET_FILE)
+        return cls(**rows._asdict(), class_names=record["class_names"], provenance=record["provenance"])
+
+    def _paths(self) -> list[str]:
+        folders = _folder_names(self.class_names)
+        seen = [0] * self.num_classes
+        paths = []
+        for label in self.labels.tolist():
+            paths.append(f"{folders[label]}/{seen[label]:05d}.png")
+            seen[label] += 1
+        return paths
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `LabelledImages.save` wrote this folder."""
+    if not (folder / PARQUET_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
+        return False
+    return read_json(folder / PROVENANCE_FILE).get("format") == FORMAT
+
+
+def check_resolution(resolution: int) -> None:
+    """DatasetError unless `resolution` is a positive whole number of pixels."""
+    if not isinstance(resolution, int | np.integer) or resolution < 1:
+        raise DatasetError(f"resolution must be a whole number of pixels above 0, not {resolution!r}.")
+
+
+def _folder_names(class_names: Sequence[str]) -> list[str]:
+    # A class may be called "n/a", its folder may not; names that then coincide get their label as well.
+    names: list[str] = []
+    taken: set[str] = set()
+    for label, class_name in enumerate(class_names):
+        name = re.sub(r"[^\w .,()+-]", "_", class_name).strip(" .") or f"class_{label}"
+        name = f"{name}_{label}" if name.casefold() in taken else name
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _check(data: LabelledImages) -> None:
+    shape = data.images.shape
+    if data.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        found = f"{data.images.dtype} of shape {shape}"
+        raise DatasetError(f"images must be uint8 of shape [image, side, side, 3], not {found}.")
+    lengths = {"labels": len(data.labels), "ids": len(data.ids)}
+    if data.sources is not None:
+        lengths["sources"] = len(data.sources)
+    for name, length in lengths.items():
+        if length != len(data.images):
+            raise DatasetError(f"{len(data.images)} images have {length} {name}: give one to each image.")
+    if len(set(data.ids)) != len(data.ids):
+        twice = next(name for name in data.ids if data.ids.count(name) > 1)
+        raise DatasetError(f'two images have the id "{twice}": ids must be unique.')
+    if not data.class_names or len(set(data.class_names)) != len(data.class_names):
+        raise DatasetError("class_names must hold at least one name, and each name once.")
+    if len(data) and not 0 <= data.labels.min() <= data.labels.max() < len(data.class_names):
+        last = len(data.class_names) - 1
+        raise DatasetError(f"labels must lie between 0 and {last}, since there are {last + 1} classes.")
