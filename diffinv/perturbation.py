@@ -128,11 +128,11 @@ def unconditional_embedding(
     if store is None:
         raise ValueError(f"The unconditional vector {kind!r} is a mean of learned vectors; give it a store.")
     if kind == "mean":
-        return store.embeddings.mean(dim=0, keepdim=True)
+        return store.mean()[None]
     if labels is None:
         raise ValueError("The unconditional vector 'class_mean' needs the samples' labels; pass labels=.")
     wanted = torch.as_tensor(labels).tolist()
-    means = {label: store.embeddings[store.labels == label].mean(dim=0) for label in set(wanted)}
+    means = {label: store.class_mean(label) for label in set(wanted)}
     return torch.stack([means[label] for label in wanted])
 
 

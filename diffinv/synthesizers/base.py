@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffinv.diffusion import FrozenDiffusion
 
 SAMPLES_PER_SHARD = 256  # what a kill can lose
+RECIPE = 1  # part of every cache key: to be raised when the same settings would give other images
 
 Draw = Callable[[list[int], list[int]], UInt8[np.ndarray, "sample height width 3"]]
 
@@ -68,7 +69,7 @@ def synthesize(
     started = time.perf_counter()
     sources = np.tile(np.arange(len(real)), images_per_real).tolist()
     copies = np.repeat(np.arange(images_per_real), len(real)).tolist()
-    key = content_key("samples", description, real.fingerprint, list(real.ids), seed)
+    key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
     images: list[np.ndarray] = []
     starts = range(0, len(sources), SAMPLES_PER_SHARD)
     for start in progress(starts, total=len(starts), desc="samples"):
