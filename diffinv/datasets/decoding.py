@@ -54,7 +54,7 @@ def to_square(image: Image.Image, resolution: int, name: str | Path) -> UInt8[np
 def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
