@@ -1,4 +1,4 @@
-"""The method's diagram (the paper's Fig. 1a and 2), drawn around images, latents and vectors of an actual run."""
+"""The method's diagram (the paper's Fig. 1a and 2), drawn around images and vectors of an actual run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def method_diagram(
     samples: Sequence[UInt8[np.ndarray, "height width 3"]],
     label: str,
 ) -> Figure:
-    """Two stages: learn an image's vectors under the frozen model, then denoise noise under perturbed vectors.
+    """Two stages: learn an image's vectors under the frozen model, then denoise under perturbed vectors.
 
     `trajectory` is a sample while it is denoised, noise first; `samples` are three finished ones.
     """
@@ -61,7 +61,9 @@ def _learn(ax: Axes, image: np.ndarray, latents: np.ndarray, noisy: np.ndarray, 
     ax.text(4.5, 2.85, "cross-attention", fontsize=7.5, color=GREY, ha="left", va="center")
     _arrow(ax, (6.2, 3.14), (4.97, 2.52), colour=_LEARNED, bend="angle,angleA=90,angleB=0,rad=5", dashed=True)
     ax.text(5.55, 2.57, "gradient, to $c$ only", fontsize=8, color=_LEARNED, ha="center", va="bottom")
-    ax.text(3.72, 2.52, "in place of the text encoder's output", fontsize=7.5, color=GREY, ha="right", va="center")
+    ax.text(
+        3.72, 2.52, "in place of the text encoder's output", fontsize=7.5, color=GREY, ha="right", va="center"
+    )
 
 
 def _sample(
@@ -89,9 +91,9 @@ def _sample(
     ax.text(right, 1.31, "image", fontsize=8, ha="right")
     ax.text((left - size / 2 + right) / 2, 0.44, "the same frozen U-Net, many steps, guided", **_CAPTION)
     for index, sample in enumerate(samples[:3]):
-        _picture(ax, sample, 6.95, middle + 0.12 + (1 - index) * 0.47, 0.44, "")
+        _picture(ax, sample, 6.95, middle + 0.18 + (1 - index) * 0.47, 0.44, "")
     _arrow(ax, (right + 0.04, 0.9), (6.67, 0.9))
-    ax.text(7.25, 0.13, f"all labelled “{label}”", **{**_CAPTION, "ha": "right"})
+    ax.text(7.25, 0.22, f"all labelled “{label}”", **{**_CAPTION, "ha": "right"})
 
 
 _CAPTION = {"fontsize": 8, "ha": "center", "va": "top", "linespacing": 1.1}
@@ -117,14 +119,23 @@ def _picture(ax: Axes, image: np.ndarray, x: float, y: float, size: float, capti
 
 
 def _strip(
-    ax: Axes, vectors: np.ndarray, x: float, y: float, caption: str, *, learned: bool = False, channels: int = 24
+    ax: Axes,
+    vectors: np.ndarray,
+    x: float,
+    y: float,
+    caption: str,
+    *,
+    learned: bool = False,
+    channels: int = 24,
 ) -> None:
     """The first channels of an image's vectors, a row a token."""
     shown = vectors[:, :channels]
     half_width, half_height = 0.52, 0.15
     box = (x - half_width, x + half_width, y - half_height, y + half_height)
     limit = float(np.abs(shown).max()) or 1.0
-    ax.imshow(shown, extent=box, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.imshow(
+        shown, extent=box, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+    )
     ax.add_patch(
         plt.Rectangle(
             (box[0], box[2]), 2 * half_width, 2 * half_height, fill=False, linewidth=1.4 if learned else 0.8,
@@ -137,7 +148,9 @@ def _strip(
 def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, face: str = _FROZEN) -> None:
     corner = (x - width / 2, y - height / 2)
     style = "round,pad=0,rounding_size=0.07"
-    ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, facecolor=face, edgecolor=GREY, linewidth=0.9))
+    ax.add_patch(
+        FancyBboxPatch(corner, width, height, boxstyle=style, facecolor=face, edgecolor=GREY, linewidth=0.9)
+    )
     ax.text(x, y, text, ha="center", va="center", fontsize=9)
 
 

@@ -81,9 +81,14 @@ def use_style() -> None:
 
 
 def save_figure(
-    fig: Figure, name: str, data: pd.DataFrame | None = None, folder: str | Path = "figures", *, dpi: int = 200
+    fig: Figure,
+    name: str,
+    data: pd.DataFrame | None = None,
+    folder: str | Path = "figures",
+    *,
+    dpi: int = 200,
 ) -> Path:
-    """Writes `<name>.png`, `<name>.svg` and, given data, the `<name>.csv` behind them; returns the PNG's path.
+    """Write `<name>.png`, `<name>.svg` and, given data, the `<name>.csv` behind them; return the PNG's path.
 
     The same figure gives the same bytes on every run. Each file is whole or absent, never half written.
     """
@@ -130,7 +135,10 @@ def image_grid(
             raise ValueError(f"image_grid got {len(labels)} {side} labels for {count} {side}s")
     height, width = shapes.pop()[:2]
     gap_pixels = max(1, round(gap * width))
-    extra = [4 * gap_pixels if split_after is not None and column >= split_after else 0 for column in range(columns)]
+    extra = [
+        4 * gap_pixels if split_after is not None and column >= split_after else 0
+        for column in range(columns)
+    ]
     lefts = [column * (width + gap_pixels) + extra[column] for column in range(columns)]
     tops = [row * (height + gap_pixels) for row in range(len(rows))]
     mosaic = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, np.uint8)
@@ -161,7 +169,9 @@ def gallery(
     lines = -(-len(panels) // columns)
     rows, copies = next(iter(panels.values()))[1].shape[:2]
     cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
-    fig, axes = plt.subplots(lines, columns, figsize=(width, lines * (rows * cell * 1.05 + 0.5)), squeeze=False)
+    fig, axes = plt.subplots(
+        lines, columns, figsize=(width, lines * (rows * cell * 1.05 + 0.5)), squeeze=False
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
@@ -209,14 +219,18 @@ def loss_curves(
     *,
     updates: Sequence[int] | None = None,
 ) -> Axes:
-    """Denoising loss against updates, one line an image, their mean in bold, and horizontal levels for reference."""
+    """Denoising loss against updates: a line an image, their mean in bold, levels to compare with."""
     losses = np.asarray(losses)
     x = np.arange(1, len(losses) + 1) if updates is None else np.asarray(updates)
     for column in range(losses.shape[1]):
         label = names[column] if names else None
-        ax.plot(x, losses[:, column], color=_CYCLE[column % len(_CYCLE)], linewidth=0.9, alpha=0.75, label=label)
+        ax.plot(
+            x, losses[:, column], color=_CYCLE[column % len(_CYCLE)], linewidth=0.9, alpha=0.75, label=label
+        )
     ax.plot(x, losses.mean(axis=1), color="black", linewidth=2.2, label="mean of the images")
-    for (name, level), dashes in zip((levels or {}).items(), ((5, 2), (1.5, 1.5), (6, 2, 1, 2)), strict=False):
+    for (name, level), dashes in zip(
+        (levels or {}).items(), ((5, 2), (1.5, 1.5), (6, 2, 1, 2)), strict=False
+    ):
         ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
     ax.set_xlabel("updates of the vectors")
     ax.set_ylabel("denoising loss")
@@ -239,8 +253,8 @@ def accuracy_curve(
 ) -> Axes:
     """Means with their intervals against `x`, one line a series.
 
-    `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is drawn as a
-    horizontal line with its interval. Values are multiplied by `scale`.
+    `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is
+    drawn as a horizontal line with its interval. Values are multiplied by `scale`.
     """
     colours = {**COLOURS, **(colours or {})}
     for name, (mean, low, high) in (reference or {}).items():
@@ -252,7 +266,9 @@ def accuracy_curve(
         colour = colours.get(str(name), _CYCLE[index % len(_CYCLE)])
         at = rows[x].to_numpy(float)
         ax.fill_between(at, scale * rows["low"], scale * rows["high"], color=colour, alpha=0.14, linewidth=0)
-        ax.plot(at, scale * rows["mean"], color=colour, marker=_MARKERS[index % len(_MARKERS)], label=str(name))
+        ax.plot(
+            at, scale * rows["mean"], color=colour, marker=_MARKERS[index % len(_MARKERS)], label=str(name)
+        )
     if log:
         ax.set_xscale("log")
     values = sorted(summary[x].unique())
@@ -266,7 +282,12 @@ def accuracy_curve(
 
 
 def bars(
-    ax: Axes, summary: pd.DataFrame, label: str = "condition", *, xlabel: str = "test accuracy (%)", scale: float = 100.0
+    ax: Axes,
+    summary: pd.DataFrame,
+    label: str = "condition",
+    *,
+    xlabel: str = "test accuracy (%)",
+    scale: float = 100.0,
 ) -> Axes:
     """Horizontal points with intervals, one row a label, the value written beside it."""
     for position, row in enumerate(summary.itertuples(index=False)):
@@ -275,7 +296,9 @@ def bars(
         error = [[max(0.0, mean - scale * row.low)], [max(0.0, scale * row.high - mean)]]
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
-        ax.annotate(f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5)
+        ax.annotate(
+            f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
+        )
     ax.set_yticks(range(len(summary)), [str(name) for name in summary[label]])
     ax.invert_yaxis()
     ax.margins(y=0.18)
@@ -284,7 +307,24 @@ def bars(
     return ax
 
 
-def shared_legend(fig: Figure, axes: Iterable[Axes], *, columns: int | None = None, side: str = "upper left") -> None:
+def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str, scale: float = 100.0) -> Axes:
+    """One row an effect with its interval, beside a line at zero; grey where the interval holds zero."""
+    for position, row in enumerate(effects.itertuples(index=False)):
+        colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
+        ax.plot([scale * row.low, scale * row.high], [position] * 2, color=colour, linewidth=1.8)
+        ax.plot(scale * row.mean, position, "o", color=colour)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(effects)), [str(name) for name in effects[label]])
+    ax.invert_yaxis()
+    ax.margins(y=0.15)
+    ax.grid(False, axis="y")
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def shared_legend(
+    fig: Figure, axes: Iterable[Axes], *, columns: int | None = None, side: str = "upper left"
+) -> None:
     """One legend outside the panels ("upper left" or "right upper"), each name once."""
     found: dict[str, Any] = {}
     for ax in axes:

@@ -1,10 +1,12 @@
-"""Every number a notebook runs with: `smoke` for tests, `tiny` for two CPU cores, `colab` and `paper` for a GPU."""
+"""Every number a notebook runs with: smoke for tests, tiny for two CPU cores, colab and paper for a GPU."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from diffinv.classifiers.training import Training
 from diffinv.inversion import Inversion
@@ -75,7 +77,18 @@ class Profile:
     inversion_lesson: InversionLesson = InversionLesson()
     sampling_lesson: SamplingLesson = SamplingLesson()
     classifier_lesson: ClassifierLesson = ClassifierLesson()
-    cell_seconds: int = 1200  # a cell that runs longer is stopped
+    time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
+
+    clip: str = "tinysd"  # whose features measure fidelity and diversity
+
+    def training_for(self, dataset: str) -> Training:
+        """How classifiers of a dataset are trained: a mirrored digit is another digit, or none."""
+        return replace(self.training, augmentation="crop") if dataset == "mnist5k" else self.training
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch names it."""
+        return getattr(torch, self.dtype)
 
 
 TINY = Profile(
@@ -112,7 +125,7 @@ SMOKE = replace(
     classifier_lesson=ClassifierLesson(
         number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
     ),
-    cell_seconds=120,
+    time_limit_seconds=120,
 )
 
 # A free Colab GPU: Stable Diffusion itself, at the paper's resolution for 32 px data, with few images.
@@ -125,7 +138,7 @@ COLAB = replace(
     inversion=Inversion(steps_per_image=300, batch_size=50),
     sampling=Sampling(num_inference_steps=50, resolution=128, batch_size=64),
     training=Training(optimiser_steps=2000, warmup_steps=100),
-    cell_seconds=7200,
+    time_limit_seconds=7200,
 )
 
 # The paper's settings: upstream's documented ones, and its defaults for 32 px data.
@@ -163,10 +176,22 @@ PAPER = replace(
         images_per_real_grid=(1, 2, 5, 10, 20, 45),
         real_per_class_grid=(5, 10, 20, 40, 60),
     ),
-    cell_seconds=7 * 24 * 3600,
+    time_limit_seconds=7 * 24 * 3600,
 )
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}
+
+
+PROMPTS: Mapping[str, str] = {
+    "icons10": "a {} icon",
+    "novel10": "a {} icon",
+    "mnist5k": "the handwritten digit {}",
+}
+
+
+def prompt_for(dataset: str, class_name: str) -> str:
+    """The sentence that names a class of the dataset, for a comparison with learned vectors."""
+    return PROMPTS.get(dataset, "a {}").replace("{}", class_name.replace("_", " "))
 
 
 def load_profile(name: str) -> Profile:

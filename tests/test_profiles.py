@@ -1,0 +1,134 @@
+"""Profiles hold every number of a lesson, and what the paper reported keeps its marks."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffinv.paper import paper_reported, verdict
+from diffinv.profiles import PROFILES, Profile, load_profile, prompt_for
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_four_profiles_and_each_knows_its_name():
+    assert list(PROFILES) == ["smoke", "tiny", "colab", "paper"]
+    assert all(load_profile(name).name == name for name in PROFILES)
+
+
+def test_an_unknown_profile_is_refused_with_the_names():
+    with pytest.raises(ValueError, match=r"'huge'.*smoke, tiny, colab, paper"):
+        load_profile("huge")
+
+
+def test_a_profile_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        load_profile("tiny").name = "mine"  # type: ignore[misc]
+
+
+def test_the_environment_decides_under_nbval_alone(monkeypatch):
+    monkeypatch.setenv("DIFFINV_PROFILE", "smoke")
+    assert load_profile("tiny").name == "tiny"
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "notebooks/00_quickstart.ipynb::Cell 3 (call)")
+    assert load_profile("tiny").name == "smoke"
+    monkeypatch.delenv("DIFFINV_PROFILE")
+    assert load_profile("tiny").name == "tiny"
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_the_numbers_of_a_profile_fit_together(profile: Profile):
+    lesson, sampling = profile.classifier_lesson, profile.sampling_lesson
+    assert len(profile.seeds) >= (2 if profile.name == "smoke" else 3), "an interval needs repetitions"
+    assert isinstance(profile.torch_dtype, torch.dtype)
+    assert min(lesson.real_per_class_grid) >= 2, "a partner of the same class must exist"
+    assert lesson.number_real_per_class <= max(lesson.real_per_class_grid), (
+        "both studies share one inverted pool"
+    )
+    assert sampling.real_per_class >= 2
+    assert sampling.interpolation_weights[0] == 0 and sampling.interpolation_weights[-1] == 1
+    assert profile.training.warmup_steps < profile.training.optimiser_steps
+    for grid in (
+        lesson.images_per_real_grid,
+        lesson.real_per_class_grid,
+        sampling.guidance_grid,
+        sampling.noise_grid,
+        sampling.weight_grid,
+        profile.inversion_lesson.updates_grid,
+        profile.inversion_lesson.tokens_grid,
+    ):
+        assert len(grid) >= 2 and list(grid) == sorted(set(grid))
+
+
+def test_smoke_is_smaller_than_tiny_in_every_count():
+    counted = ("_steps", "_images", "_per_class", "_per_image", "_per_real", "_copies", "_rows", "_draws")
+
+    def numbers(thing, prefix=""):
+        for field in fields(thing):
+            value = getattr(thing, field.name)
+            if is_dataclass(value):
+                yield from numbers(value, f"{prefix}{field.name}.")
+            elif field.name.endswith(counted):
+                yield prefix + field.name, value
+
+    smoke, tiny = (dict(numbers(load_profile(name))) for name in ("smoke", "tiny"))
+    assert len(smoke) > 10
+    assert all(smoke[name] <= tiny[name] for name in smoke)
+
+
+def test_the_paper_profile_has_the_papers_settings():
+    paper = load_profile("paper")
+    assert paper.model == "CompVis/stable-diffusion-v1-4"
+    assert (paper.inversion.num_tokens, paper.inversion.learning_rate, paper.inversion.weight_decay) == (
+        5,
+        0.03,
+        0.01,
+    )
+    assert (paper.sampling.guidance_scale, paper.sampling.num_inference_steps) == (2.0, 100)
+    assert (paper.perturbation.noise_std, paper.perturbation.interpolation_weight) == (0.1, 0.1)
+    assert paper.perturbation.unconditional == "mean"
+    assert (paper.training.optimiser_steps, paper.training.warmup_steps) == (50_000, 1000)
+    assert (paper.training.architecture, paper.training.augmentation) == ("resnet18", "crop_flip")
+
+
+def test_a_prompt_names_the_class():
+    assert prompt_for("icons10", "red_heart") == "a red heart icon"
+    assert "7" in prompt_for("mnist5k", "7")
+    assert prompt_for("some/folder", "cat") == "a cat"
+
+
+def test_reported_numbers_keep_their_marks():
+    rows = paper_reported()
+    assert set(rows["verified"]) == {"primary", "secondary"}
+    assert len(paper_reported("fig6")) == 4
+    with pytest.raises(ValueError, match=r"'fig99'.*fig6"):
+        paper_reported("fig99")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.1, 0.2, "supported"),
+        (-0.2, -0.1, "contradicted"),
+        (-0.1, 0.1, "undecided"),
+        (0.0, 0.1, "undecided"),
+    ],
+)
+def test_a_verdict_needs_an_interval_clear_of_zero(low, high, expected):
+    assert verdict(low, high) == expected
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_holds_no_number_of_a_profile(path: Path):
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert "settings = load_profile(profile)" in code
+    for setting in (
+        "steps_per_image=",
+        "num_inference_steps=",
+        "optimiser_steps=",
+        "images_per_real=5",
+        "seeds=(",
+    ):
+        assert not any(f"{setting}{digit}" in code for digit in "0123456789"), setting
