@@ -1,0 +1,222 @@
+"""Training a classifier for a fixed number of optimiser steps, and what comes out: a Classifier."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffinv.classifiers.architectures import build_classifier, check_architecture
+from diffinv.classifiers.augmentation import Augmentation, augment, check_augmentation
+from diffinv.datasets import LabelledImages
+from diffinv.progress import progress as progress_bar
+from diffinv.randomness import stream
+
+
+class TrainingDiverged(ValueError):
+    """The loss of a classifier became infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained: SGD, linear warm-up, cosine decay to zero (section 4.1 of the paper)."""
+
+    architecture: str = "resnet18"
+    optimiser_steps: int = 2000  # fixed, so that more images never mean more training
+    batch_size: int = 128
+    learning_rate: float = 0.1  # at the end of the warm-up
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_steps: int = 100
+    augmentation: Augmentation = "crop_flip"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_architecture(self.architecture)
+        check_augmentation(self.augmentation)
+        for name, least in (("optimiser_steps", 1), ("batch_size", 2), ("warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose at least {least}.")
+        if not (0 < self.learning_rate < math.inf):
+            raise ValueError(f"learning_rate is {self.learning_rate}: choose a number above 0, such as 0.1.")
+        if not (0 <= self.weight_decay < math.inf):
+            raise ValueError(f"weight_decay is {self.weight_decay}: choose 0 or a small number above it.")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose a number from 0 to below 1.")
+        if self.warmup_steps >= self.optimiser_steps:
+            spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"
+            raise ValueError(f"{spent}: choose a shorter warm-up.")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / (self.optimiser_steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Classifier:
+    """A network with the classes, the resolution and the colour statistics of its training images."""
+
+    def __init__(self, model: nn.Module, train: LabelledImages, device: str | torch.device) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.class_names = train.class_names
+        self.resolution = train.resolution
+        # On integers, so that the statistics do not depend on the order of a long floating-point sum.
+        pixels = train.images.reshape(-1, 3)
+        mean = pixels.sum(axis=0, dtype=np.int64) / len(pixels)
+        square = sum(np.square(image.reshape(-1, 3).astype(np.int64)).sum(axis=0) for image in train.images)
+        std = np.sqrt(np.maximum(square / len(pixels) - mean**2, 0))
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
+        # A channel that never varies says nothing; dividing by its deviation would say infinity.
+        self.std = torch.tensor(np.maximum(std, 1.0), dtype=torch.float32, device=self.device)
+
+    def normalise(self, images: UInt8[Tensor, "image side side 3"]) -> Float[Tensor, "image 3 side side"]:
+        """Pixels with mean 0 and deviation 1 over the training set, in torch's order of axes."""
+        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def logits(
+        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 256
+    ) -> Float[Tensor, "image label"]:
+        """Unnormalised log-probabilities, on the CPU. ValueError for images of another resolution."""
+        if images.shape[1:3] != (self.resolution, self.resolution):
+            found = f"{images.shape[1]}x{images.shape[2]} px"
+            raise ValueError(
+                f"the classifier knows images of {self.resolution} px, not of {found}: resize them first."
+            )
+        was_training = self.model.training
+        self.model.eval()
+        batches = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
+        logits = [self.model(self.normalise(batch.to(self.device))).cpu() for batch in batches]
+        self.model.train(was_training)
+        return torch.cat(logits)
+
+    def predict(self, images: UInt8[np.ndarray, "image height width 3"]) -> Int[np.ndarray, " image"]:
+        """The most probable label of each image."""
+        return self.logits(images).argmax(dim=1).numpy()
+
+    def accuracy(self, labelled: LabelledImages) -> float:
+        """Share of the images whose label is predicted, from 0 to 1."""
+        return float(self._hits(labelled).mean())
+
+    def per_class_accuracy(self, labelled: LabelledImages) -> dict[str, float]:
+        """Accuracy within each class; nan for a class without an image."""
+        hits = self._hits(labelled)
+        counts = np.bincount(labelled.labels, minlength=len(self.class_names))
+        right = np.bincount(labelled.labels, weights=hits, minlength=len(self.class_names))
+        shares = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        return dict(zip(self.class_names, shares.tolist(), strict=True))
+
+    def _hits(self, labelled: LabelledImages) -> np.ndarray:
+        if labelled.class_names != self.class_names:
+            raise ValueError(
+                "the images to judge have other classes than the classifier: give the same ones."
+            )
+        if len(labelled) == 0:
+            raise ValueError("there is no image to judge: give at least one.")
+        return self.predict(labelled.images) == labelled.labels
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One optimiser step just done; `classifier` is the live one, which the next step changes."""
+
+    step: int  # from 0
+    loss: float  # of this batch, before the step
+    learning_rate: float
+    classifier: Classifier
+
+    @property
+    def model(self) -> nn.Module:
+        return self.classifier.model
+
+
+def training_steps(
+    train: LabelledImages, settings: Training, *, seed: int, device: str | torch.device | None = None
+) -> Iterator[TrainingStep]:
+    """Train step by step, a pure function of the images, the settings and the seed.
+
+    To the last bit on one machine with one number of threads. ValueError for images of a single class,
+    TrainingDiverged for a loss that is not finite.
+    """
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError("the training images are of one class only: a classifier needs at least 2.")
+    generator = stream(seed, "classifier", "weights")
+    model = build_classifier(settings.architecture, train.num_classes, train.resolution, generator=generator)
+    classifier = Classifier(model.train(), train, device or _best_device())
+    images = torch.from_numpy(np.ascontiguousarray(train.images)).to(classifier.device)
+    labels = torch.from_numpy(train.labels).to(classifier.device)
+    optimiser = torch.optim.SGD(
+        classifier.model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    batches = _batches(len(train), settings.batch_size, stream(seed, "classifier", "batches"))
+    crops = stream(seed, "classifier", "augmentation")
+    for step in range(settings.optimiser_steps):
+        indices = next(batches).to(classifier.device)
+        pixels = classifier.normalise(augment(images[indices], settings.augmentation, crops))
+        optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
+        loss = _update(classifier.model, optimiser, pixels, labels[indices], settings.label_smoothing)
+        if not math.isfinite(loss):
+            remedy = f"choose a learning rate below {settings.learning_rate}"
+            raise TrainingDiverged(f"the classifier's loss became {loss} at step {step}: {remedy}.")
+        yield TrainingStep(step, loss, settings.learning_rate_at(step), classifier)
+
+
+def train_classifier(
+    train: LabelledImages,
+    settings: Training,
+    *,
+    seed: int,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Classifier:
+    """Drain `training_steps` and return the classifier of the last step.
+
+    # differs from upstream: never the best checkpoint on the test set.
+    """
+    steps = training_steps(train, settings, seed=seed, device=device)
+    for _last in progress_bar(steps, total=settings.optimiser_steps, desc="classifier", enabled=progress):
+        pass
+    return _last.classifier
+
+
+def _update(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    pixels: Float[Tensor, "image 3 side side"],
+    labels: Int[Tensor, " image"],
+    label_smoothing: float,
+) -> float:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        loss = F.cross_entropy(model(pixels), labels, label_smoothing=label_smoothing)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return loss.item()
+
+
+def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " index"]]:
+    # An endless row of permutations cut into equal batches: every image comes as often as any other, and a
+    # set smaller than the batch still fills it.
+    waiting = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(waiting) < batch_size:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
