@@ -1,0 +1,160 @@
+"""Stage ``clip``: a miniature CLIP, whose text half becomes the pipeline's frozen text encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.training_loop import Schedule, TrainingRun
+
+MAX_TOKENS = 16
+JITTER_PIXELS = 2
+
+
+def train_tokenizer(corpus: Corpus, count: int = 60_000) -> CLIPTokenizer:
+    """Learn CLIP's byte-pair encoding on captions of the corpus, so that its words are single tokens."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    learner.decoder = decoders.BPEDecoder(suffix="</w>")
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000,
+        min_frequency=2,
+        end_of_word_suffix="</w>",
+        initial_alphabet=letters,
+        show_progress=False,
+    )
+    _, captions, _ = corpus.draw(np.random.default_rng(0), count)
+    learner.train_from_iterator(captions, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *learnt["vocab"]])
+    vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=[tuple(merge) for merge in learnt["merges"]], model_max_length=MAX_TOKENS
+    )
+
+
+def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Build the CLIP with random weights: a 4-layer ViT over 8 px patches and a 2-layer text transformer."""
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": MAX_TOKENS, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+def image_processor() -> CLIPImageProcessor:
+    """The preprocessing that belongs to the embedded CLIP: 32 px, mean and standard deviation 0.5."""
+    half = [0.5, 0.5, 0.5]
+    size = {"height": 32, "width": 32}
+    return CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids ``int64 [caption, 16]``, padded to the full length as the pipeline pads its prompts."""
+    encoded = tokenizer(
+        captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+    )
+    return encoded.input_ids
+
+
+def jitter(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shift each image by up to two pixels, edges repeated, as held-out sets pad their icons differently."""
+    side, pad = images.shape[1], JITTER_PIXELS
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+    offsets = generator.integers(0, 2 * pad + 1, (len(images), 2))
+    return np.stack(
+        [image[y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets, strict=True)]
+    )
+
+
+def contrastive_loss(model: nn.Module, ids: Tensor, pixel_values: Tensor) -> Tensor:
+    """CLIP's symmetric loss; captions that are equal word for word count as each other's positives."""
+    output = model(input_ids=ids, pixel_values=pixel_values)
+    equal = (ids[:, None] == ids[None]).all(-1).float()
+    targets = equal / equal.sum(1, keepdim=True)
+    by_text, by_image = output.logits_per_text, output.logits_per_image
+    return (F.cross_entropy(by_text, targets) + F.cross_entropy(by_image, targets)) / 2
+
+
+def train_clip(
+    corpus: Corpus,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    schedule: Schedule,
+    *,
+    minutes: float,
+    device: str = "cpu",
+) -> TrainingRun:
+    """Train image and text halves together on captioned icons."""
+    torch.manual_seed(0)
+    run = TrainingRun(new_clip(tokenizer).to(device), schedule, folder, name="clip")
+
+    def loss_function(network: nn.Module, generator: np.random.Generator, _: torch.Generator) -> Tensor:
+        images, captions, _ = corpus.draw(generator, schedule.batch_size)
+        pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
+        network.logit_scale.data.clamp_(max=4.6)
+        return contrastive_loss(network, tokenize(tokenizer, captions).to(device), pixel_values.to(device))
+
+    run.run(loss_function, minutes=minutes)
+    return run
+
+
+def save_clip(run: TrainingRun, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write ``clip/``, ``text_encoder/`` and ``tokenizer/`` with the EMA weights."""
+    clip = new_clip(tokenizer)
+    clip.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
+    clip.save_pretrained(folder / "clip")
+    image_processor().save_pretrained(folder / "clip")
+    text_encoder = CLIPTextModel(clip.config.text_config)
+    text_encoder.load_state_dict(_text_half(clip, text_encoder))
+    text_encoder.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def _text_half(clip: CLIPModel, text_encoder: CLIPTextModel) -> dict[str, Tensor]:
+    """The text half's weights under the names that ``CLIPTextModel`` gives them."""
+    weights = {key.removeprefix("text_model."): value for key, value in clip.text_model.state_dict().items()}
+    return {key: weights[key.removeprefix("text_model.")] for key in text_encoder.state_dict()}
+
+
+@torch.no_grad()
+def zero_shot_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, labels: list[str]) -> float:
+    """Share of float images ``[n, h, w, 3]`` whose label wins against all other labels under "a ... icon"."""
+    names = sorted(set(labels))
+    ids = tokenize(tokenizer, [f"a {name} icon" for name in names])
+    hits = []
+    for start in range(0, len(images), 256):
+        pixel_values = torch.from_numpy(images[start : start + 256]).permute(0, 3, 1, 2) * 2 - 1
+        winner = clip(input_ids=ids, pixel_values=pixel_values).logits_per_image.argmax(1)
+        hits += [
+            names[index] == label for index, label in zip(winner, labels[start : start + 256], strict=True)
+        ]
+    return float(np.mean(hits))
+
+
+def load_clip_folder(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """Read back what ``save_clip`` wrote, in evaluation mode."""
+    return CLIPModel.from_pretrained(folder / "clip").eval(), CLIPTokenizer.from_pretrained(
+        folder / "tokenizer"
+    )
+
+
+def as_uint8(images: np.ndarray) -> list[Image.Image]:
+    """PIL images of float images in [0, 1]."""
+    return [Image.fromarray((image * 255).round().astype(np.uint8)) for image in images]

@@ -1,0 +1,255 @@
+"""The pre-training corpus: open-source icons as alpha masks, each with a concept, style words and a licence.
+
+The source is the npm package ``@iconify/json`` (``ICONIFY_VERSION``), fetched with ``npm pack`` only to pre-train
+again. Whole icon sets are held out; the concepts of ``novel10`` are left out of the training part altogether.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from diffinv.cache import write_atomically, write_json
+
+ICONIFY_VERSION = "2.2.535"
+RENDER_RESOLUTION = 64
+LICENCES = frozenset(
+    "MIT Apache-2.0 ISC BSD-3-Clause BSD-2-Clause CC0-1.0 CC-BY-4.0 CC-BY-3.0 OFL-1.1 Unlicense MPL-2.0".split()
+)
+STYLE_WORDS = {
+    "outline": "outline", "outlined": "outline", "line": "outline", "linear": "outline", "o": "outline",
+    "filled": "filled", "fill": "filled", "solid": "filled", "s": "filled", "bold": "bold", "light": "thin",
+    "thin": "thin", "duotone": "duotone", "twotone": "duotone", "sharp": "sharp", "rounded": "rounded",
+    "round": "rounded", "regular": "", "r": "", "l": "thin", "b": "bold", "alt": "", "two": "", "tone": "",
+    "broken": "broken", "bulk": "duotone", "off": "crossed out",
+}  # fmt: skip
+ICONS10 = {
+    "car": ("car", "car side", "car front", "car alt"), "home": ("home", "house"), "heart": ("heart",),
+    "star": ("star",), "bell": ("bell", "notification", "notifications"), "cloud": ("cloud",),
+    "camera": ("camera",), "key": ("key", "vpn key"),
+    "tree": ("tree", "pine tree", "tree deciduous", "tree evergreen", "tree palm", "palm tree", "evergreen tree",
+             "deciduous tree", "christmas tree", "tree pine", "trees"),
+    "umbrella": ("umbrella", "beach umbrella", "umbrella beach", "umbrella open", "beach access", "umbrella closed"),
+}  # fmt: skip
+NOVEL10 = {
+    "anchor": ("anchor",), "bug": ("bug", "beetle", "ladybug"), "crown": ("crown",), "gift": ("gift", "present"),
+    "magnet": ("magnet",), "puzzle": ("puzzle", "puzzle piece", "jigsaw"), "rocket": ("rocket", "rocket launch"),
+    "scissors": ("scissors", "scissor", "cut"), "skull": ("skull", "skull crossbones", "skeleton"),
+    "trophy": ("trophy", "trophy award"),
+}  # fmt: skip
+# Every word under which a novel10 shape might enter the training captions.
+UNSPOKEN_WORDS = frozenset(
+    "anchor anchors bug bugs beetle ladybug insect debug crown king queen princess royal gift gifts present "
+    "giftcard magnet magnets magnetic puzzle puzzles jigsaw extension rocket rockets launch spaceship spacecraft "
+    "scissors scissor cut skull skulls skeleton death poison trophy trophies award awards prize cup".split()
+)
+
+
+@dataclass(frozen=True)
+class IconName:
+    """What an icon's name says: the concept and the style words."""
+
+    concept: str
+    style: str
+
+    @classmethod
+    def parse(cls, name: str) -> IconName:
+        """Split ``heart-outline-24`` into the concept ``heart`` and the style ``outline``."""
+        words = [
+            word for word in re.split(r"[-_]", name.lower()) if word and not re.fullmatch(r"\d+(px)?", word)
+        ]
+        styles = dict.fromkeys(STYLE_WORDS[word] for word in words if STYLE_WORDS.get(word))
+        return cls(" ".join(word for word in words if word not in STYLE_WORDS), " ".join(styles))
+
+
+def family(icon_set: str) -> str:
+    """Name the design family of an icon set (``fa6-solid`` -> ``fa``), which is held out or trained on as a whole."""
+    merged = {"ic": "material", "mdi": "material", "bxs": "bx", "boxicons": "bx", "system": "remix", "ri": "remix",
+              "uit": "uil", "uis": "uil", "uim": "uil", "fad": "fad", "el": "elusive", "la": "icons8"}  # fmt: skip
+    stem = re.sub(r"\d+$", "", icon_set.split("-")[0])
+    return merged.get(icon_set, merged.get(stem, stem))
+
+
+def held_out(icon_set: str) -> bool:
+    """Say whether a set belongs to the third of all families that is never trained on."""
+    return hashlib.sha256(f"hold-out/{HOLD_OUT_SALT}/{family(icon_set)}".encode()).digest()[0] % 3 == 0
+
+
+HOLD_OUT_SALT = 222
+
+
+def fetch_iconify(folder: Path) -> Path:
+    """Fetch and unpack ``@iconify/json`` into ``folder`` with ``npm pack``; reuse what is there."""
+    package = folder / "package"
+    if not (package / "collections.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["npm", "pack", f"@iconify/json@{ICONIFY_VERSION}", "--silent"], cwd=folder, check=True
+        )
+        with tarfile.open(folder / f"iconify-json-{ICONIFY_VERSION}.tgz") as archive:
+            archive.extractall(folder, filter="data")
+    return package
+
+
+def collections(package: Path) -> dict[str, dict]:
+    """List the icon sets whose licence allows training and shipping: monochrome, no logos, no trademarks."""
+    every = json.loads((package / "collections.json").read_text())
+    return {
+        name: entry
+        for name, entry in every.items()
+        if entry["license"].get("spdx") in LICENCES
+        and entry.get("category") not in {"Logos", "Programming"}
+        and not entry.get("palette")
+        and "brands" not in name
+    }
+
+
+def list_icons(package: Path) -> pd.DataFrame:
+    """List every usable icon: set, name, concept, style, whether its set is held out."""
+    rows = []
+    for icon_set in collections(package):
+        icons = json.loads((package / "json" / f"{icon_set}.json").read_text())["icons"]
+        for name, icon in icons.items():
+            parsed = IconName.parse(name)
+            if parsed.concept and not icon.get("hidden"):
+                rows.append((icon_set, name, parsed.concept, parsed.style, held_out(icon_set)))
+    return pd.DataFrame(rows, columns=["icon_set", "name", "concept", "style", "held_out"])
+
+
+def select_icons(icons: pd.DataFrame, num_concepts: int) -> pd.DataFrame:
+    """Keep the most frequent trainable concepts, and what the embedded datasets are made of.
+
+    Adds ``part``: ``train`` and ``held_out`` (the same concepts, other sets), ``icons10`` (held-out sets only)
+    and ``novel10`` (all sets, since no set's novel10 icons are trained on), with its class in ``label``.
+    """
+    spoken = icons[[UNSPOKEN_WORDS.isdisjoint(concept.split()) for concept in icons["concept"]]]
+    wordy = spoken[[concept.replace(" ", "").isalpha() and len(concept) > 1 for concept in spoken["concept"]]]
+    counts = Counter(wordy.loc[~wordy["held_out"], "concept"])
+    frequent = {
+        concept for concept, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_concepts]
+    }
+    known = wordy[wordy["concept"].isin(frequent | set(ICONS10))]
+    parts = [
+        known[~known["held_out"]].assign(part="train", label=""),
+        known[known["held_out"]].assign(part="held_out", label=""),
+    ]
+    for part, classes, pool in (
+        ("icons10", ICONS10, spoken[spoken["held_out"]]),
+        ("novel10", NOVEL10, icons),
+    ):
+        label_of = {concept: label for label, concepts in classes.items() for concept in concepts}
+        chosen = pool[pool["concept"].isin(label_of)]
+        parts.append(chosen.assign(part=part, label=chosen["concept"].map(label_of)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def render_masks(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
+    """Draw icons of one set as alpha masks, ``uint8 [64, 64]``; an icon that cannot be drawn gives an empty mask."""
+    import resvg_py
+
+    data = json.loads((package / "json" / f"{icon_set}.json").read_text())
+    for name in names:
+        icon = data["icons"][name]
+        left, top = icon.get("left", data.get("left", 0)), icon.get("top", data.get("top", 0))
+        width = icon.get("width", data.get("width", 16))
+        height = icon.get("height", data.get("height", 16))
+        side = max(width, height)
+        box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" color="#000" width="64" height="64">'
+        try:
+            png = bytes(
+                resvg_py.svg_to_bytes(svg_string=f"{svg}{icon['body']}</svg>", width=RENDER_RESOLUTION)
+            )
+        except ValueError:
+            yield np.zeros((RENDER_RESOLUTION, RENDER_RESOLUTION), np.uint8)
+            continue
+        with Image.open(io.BytesIO(png)) as image:
+            canvas = image.convert("RGBA").getchannel("A").resize((RENDER_RESOLUTION, RENDER_RESOLUTION))
+        yield np.asarray(canvas)
+
+
+def _render_set(job: tuple[Path, str, list[str]]) -> np.ndarray:
+    return np.stack(list(render_masks(*job)))
+
+
+def build_corpus(
+    folder: Path, *, num_concepts: int = 200, package: Path | None = None, workers: int = 2
+) -> Path:
+    """Write ``masks.npy`` (uint8 ``[icon, 64, 64]``), ``icons.parquet`` and ``corpus.json`` into ``folder``.
+
+    Icons whose mask is empty or full, and held-out or dataset icons whose shape (nearly) equals a trained one, are
+    dropped, so that nothing is evaluated on what was trained on under another set's name.
+    """
+    package = package or fetch_iconify(folder / "iconify")
+    icons = select_icons(list_icons(package), num_concepts)
+    unique = icons.drop_duplicates(["icon_set", "name"]).sort_values(["icon_set", "name"])
+    jobs = [
+        (package, icon_set, group["name"].tolist())
+        for icon_set, group in unique.groupby("icon_set", sort=True)
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        drawn = np.concatenate(list(pool.map(_render_set, jobs)))
+    row_of = {key: row for row, key in enumerate(zip(unique["icon_set"], unique["name"], strict=True))}
+    icons["mask"] = [row_of[key] for key in zip(icons["icon_set"], icons["name"], strict=True)]
+    coverage = drawn.mean((1, 2)) / 255
+    icons = icons[((coverage > 0.02) & (coverage < 0.95))[icons["mask"]]]
+    icons = drop_near_duplicates(icons, drawn).reset_index(drop=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_atomically(folder / "masks.npy") as file:
+        np.save(file, drawn, allow_pickle=False)
+    with write_atomically(folder / "icons.parquet") as file:
+        icons.to_parquet(file)
+    digest = hashlib.sha256(drawn.tobytes() + icons.to_csv().encode()).hexdigest()
+    licences = collections(package)
+    write_json(
+        folder / "corpus.json",
+        {
+            "iconify_version": ICONIFY_VERSION,
+            "num_concepts": num_concepts,
+            "sha256": digest,
+            "icons": icons["part"].value_counts().to_dict(),
+            "sets": {
+                icon_set: {
+                    "name": licences[icon_set]["name"],
+                    "author": licences[icon_set]["author"]["name"],
+                    "licence": licences[icon_set]["license"]["spdx"],
+                    "url": licences[icon_set]["author"].get("url", ""),
+                    "held_out": held_out(icon_set),
+                    "icons": int(count),
+                }
+                for icon_set, count in icons.groupby("icon_set").size().items()
+            },
+        },
+    )
+    return folder
+
+
+def drop_near_duplicates(icons: pd.DataFrame, masks: np.ndarray, threshold: float = 0.02) -> pd.DataFrame:
+    """Drop evaluation icons within ``threshold`` mean absolute difference of another set's icon of their concept."""
+    small = masks.reshape(len(masks), 16, 4, 16, 4).mean((2, 4)).reshape(len(masks), -1) / 255
+    keep = np.ones(len(icons), bool)
+    positions = icons.reset_index(drop=True)
+    for part in ("held_out", "icons10", "novel10"):
+        kinds = positions["label"] if part == "novel10" else positions["concept"]
+        for kind, group in positions[positions["part"] == part].groupby(kinds):
+            trained = positions[(positions["part"] == "train") & (positions["concept"] == kind)]
+            seen = [small[row] for row in trained["mask"]]
+            for position, row in zip(group.index, group["mask"], strict=True):
+                if seen and np.abs(np.stack(seen) - small[row]).mean(1).min() < threshold:
+                    keep[position] = False
+                elif part != "held_out":
+                    seen.append(small[row])
+    return positions[keep]

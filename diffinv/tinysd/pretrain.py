@@ -1,0 +1,168 @@
+"""``diffinv pretrain``: make TinySD again, stage by stage, on a CPU or a GPU, resumable at any point.
+
+To use both cores of a laptop or several GPUs for the long stage:
+``torchrun --nproc-per-node 2 -m diffinv.tinysd.pretrain --stage unet --minutes 60 --resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from diffinv.tinysd import autoencoder, card, clip_stage, denoiser, embedded_datasets
+from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.corpus import build_corpus
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
+
+ASSETS = Path(__file__).parents[1] / "assets"
+RESOLUTION = 32
+SCHEDULES = {
+    "vae": Schedule(total_samples=72_000, batch_size=32, learning_rate=2e-3),
+    "clip": Schedule(total_samples=140_000, batch_size=128, learning_rate=1e-3),
+    "unet": Schedule(total_samples=500_000, batch_size=128, learning_rate=2e-3, decay_share=0.4),
+}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where one pre-training lives and what one call of it may use."""
+
+    work: Path
+    minutes: float
+    num_concepts: int
+    schedules: dict[str, Schedule]
+    device: str
+    package: Path | None
+
+    @property
+    def pipeline(self) -> Path:
+        """The pipeline folder that the stages fill, in diffusers layout."""
+        return self.work / "tinysd"
+
+    def corpus(self, part: str = "train") -> Corpus:
+        """Read one part of the corpus at the resolution of the first stages."""
+        return Corpus.load(self.work / "corpus", part, RESOLUTION)
+
+
+def run_corpus(settings: Pretraining) -> None:
+    """Fetch, draw and select the icons."""
+    build_corpus(settings.work / "corpus", num_concepts=settings.num_concepts, package=settings.package)
+
+
+def run_vae(settings: Pretraining) -> TrainingRun:
+    """Train the autoencoder and write ``vae/``."""
+    corpus = settings.corpus()
+    run = autoencoder.train_autoencoder(
+        corpus, settings.work, settings.schedules["vae"], minutes=settings.minutes, device=settings.device
+    )
+    autoencoder.finish_autoencoder(run, corpus).save_pretrained(settings.pipeline / "vae")
+    return run
+
+
+def run_clip(settings: Pretraining) -> TrainingRun:
+    """Train the CLIP and write ``clip/``, ``text_encoder/`` and ``tokenizer/``."""
+    corpus = settings.corpus()
+    tokenizer = clip_stage.train_tokenizer(corpus)
+    run = clip_stage.train_clip(
+        corpus,
+        tokenizer,
+        settings.work,
+        settings.schedules["clip"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    clip_stage.save_clip(run, tokenizer, settings.pipeline)
+    return run
+
+
+def run_unet(settings: Pretraining) -> TrainingRun:
+    """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
+    run = denoiser.train_denoiser(
+        settings.corpus(),
+        settings.pipeline,
+        settings.work,
+        settings.schedules["unet"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    if rank() == 0:
+        denoiser.save_denoiser(run, settings.pipeline)
+    return run
+
+
+def run_datasets(settings: Pretraining) -> None:
+    """Write the embedded datasets that are made of icons."""
+    for name in ("icons10", "novel10"):
+        embedded_datasets.build(settings.work / "corpus", name, ASSETS / "datasets" / name)
+
+
+def run_card(settings: Pretraining) -> None:
+    """Measure the card's figures and ship the pipeline, in half precision, as the package's asset."""
+    card.ship(settings.work, settings.pipeline, ASSETS / "tinysd", settings.schedules)
+
+
+STAGES: dict[str, Callable[[Pretraining], object]] = {
+    "corpus": run_corpus,
+    "vae": run_vae,
+    "clip": run_clip,
+    "unet": run_unet,
+    "datasets": run_datasets,
+    "card": run_card,
+}
+TRAINED = ("vae", "clip", "unet")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run one stage, or all in order."""
+    options = _parser().parse_args(arguments)
+    stages = list(STAGES) if options.stage == "all" else [options.stage]
+    for stage in stages:
+        if stage in TRAINED and (options.work / f"{stage}.safetensors").exists() and not options.resume:
+            raise ValueError(
+                f"{options.work / stage}.safetensors exists: add --resume to continue it, or choose another --work."
+            )
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    torch.set_num_threads(options.threads)
+    schedules = dict(SCHEDULES)
+    if options.samples:
+        for stage in stages:
+            if stage in TRAINED:
+                schedules[stage] = Schedule(**{**vars(schedules[stage]), "total_samples": options.samples})
+    settings = Pretraining(
+        options.work, options.minutes, options.concepts, schedules, options.device, options.iconify
+    )
+    for stage in stages:
+        STAGES[stage](settings)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffinv pretrain", description=__doc__)
+    parser.add_argument(
+        "--stage", choices=[*STAGES, "all"], default="all", help="stages build on one another"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=1e6, help="stop each stage after so long; resume later"
+    )
+    parser.add_argument("--samples", type=int, help="samples that a trained stage sees in all")
+    parser.add_argument(
+        "--concepts", type=int, default=200, help="how many of the commonest concepts to learn"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoints in --work")
+    parser.add_argument("--work", type=Path, default=Path(".pretrain"), help="folder of checkpoints and logs")
+    parser.add_argument("--iconify", type=Path, help="an unpacked @iconify/json, instead of fetching it")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    # More than one thread gains little at 8 x 8 latents; more processes (torchrun) do.
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""One resumable training loop for every stage: step-seeded data, EMA, a trapezoid schedule, safetensors checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from diffinv.cache import write_atomically, write_json
+from diffinv.randomness import numpy_stream, stream
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage learns."""
+
+    total_samples: int
+    batch_size: int
+    learning_rate: float
+    warmup_samples: int = 10_000
+    decay_share: float = 0.3  # the last share of the samples, over which the learning rate falls to zero
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+
+    def factor(self, samples: int) -> float:
+        """Learning-rate factor in [0, 1] after ``samples`` samples: up, flat, down."""
+        left = (self.total_samples - samples) / max(1.0, self.decay_share * self.total_samples)
+        return float(min(1.0, (samples + self.batch_size) / self.warmup_samples, max(0.0, left)))
+
+
+def rank() -> int:
+    """Number of this process among those that train together (0 when alone)."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together; each takes its share of every batch."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]
+
+
+class TrainingRun:
+    """A stage's network, optimiser and EMA copy, continued from ``folder`` when a checkpoint lies there.
+
+    The batch of a step is a pure function of (seed, step, process), so a run that was killed and resumed by as many
+    processes sees exactly the batches that an unbroken run sees.
+    """
+
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, folder: Path, *, name: str, seed: int = 0
+    ) -> None:
+        self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters,
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.samples, self.seconds = 0, 0.0
+        self._load()
+
+    @property
+    def finished(self) -> bool:
+        """Say whether the schedule has been run to its end."""
+        return self.samples >= self.schedule.total_samples
+
+    def run(self, loss_function: LossFunction, *, minutes: float, save_every_seconds: float = 180) -> None:
+        """Train for at most ``minutes`` (or to the schedule's end), logging to ``<name>.jsonl`` in the folder."""
+        started, saved, losses = time.monotonic(), time.monotonic(), []
+        before = self.seconds
+        self.network.train()
+        while not self.finished and not self._out_of_time(time.monotonic() - started > 60 * minutes):
+            losses.append(self._step(loss_function))
+            self.seconds = before + time.monotonic() - started
+            if len(losses) == 50:
+                self._log(float(np.mean(losses)))
+                losses.clear()
+            if time.monotonic() - saved > save_every_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def ema_state(self) -> dict[str, Tensor]:
+        """Return the network's state with the trained parameters replaced by their running mean."""
+        state = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+        named = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        return state | dict(zip(named, self.ema, strict=True))
+
+    def _step(self, loss_function: LossFunction) -> float:
+        step = self.samples // self.schedule.batch_size
+        factor = self.schedule.factor(self.samples)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.learning_rate * factor
+        keys = (self.name, step, rank())
+        loss = loss_function(self.network, numpy_stream(self.seed, *keys), stream(self.seed, *keys, "noise"))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the {self.name} stage's loss is not finite at step {step}: resume it with a lower learning rate"
+            )
+        loss.backward()
+        self._average_gradients()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        # A young average would be dominated by the random initialisation, hence the ramp.
+        decay = min(self.schedule.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        self.samples += self.schedule.batch_size
+        return float(loss.detach())
+
+    @staticmethod
+    def _out_of_time(late: bool) -> bool:
+        if world_size() == 1:
+            return late
+        votes = torch.tensor(float(late))
+        dist.all_reduce(votes)  # all stop at the same step, or the others would wait for ever
+        return bool(votes)
+
+    def _average_gradients(self) -> None:
+        if world_size() == 1:
+            return
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, mean in zip(
+            gradients, flat.div_(world_size()).split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _log(self, loss: float) -> None:
+        if rank():
+            return
+        row = {"samples": self.samples, "seconds": round(self.seconds, 1), "loss": round(loss, 5)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{self.name}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Write network, EMA and optimiser state to ``<name>.safetensors`` atomically."""
+        if rank():
+            return
+        tensors = {f"network.{key}": value.contiguous() for key, value in self.network.state_dict().items()}
+        for index, (parameter, mean) in enumerate(zip(self.parameters, self.ema, strict=True)):
+            tensors[f"ema.{index}"] = mean.contiguous()
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{index}.{key}"] = value.detach().clone().contiguous()
+        progress = {"samples": str(self.samples), "seconds": str(self.seconds)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(self.folder / f"{self.name}.safetensors") as file:
+            file.write(save(tensors, metadata=progress))
+        write_json(self.folder / f"{self.name}.json", {key: float(value) for key, value in progress.items()})
+
+    def _load(self) -> None:
+        path = self.folder / f"{self.name}.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as file:
+            progress = file.metadata()
+        tensors = load_file(path)
+        self.samples, self.seconds = int(progress["samples"]), float(progress["seconds"])
+        self.network.load_state_dict(
+            {
+                key.removeprefix("network."): value
+                for key, value in tensors.items()
+                if key.startswith("network.")
+            }
+        )
+        for index, parameter in enumerate(self.parameters):
+            self.ema[index].copy_(tensors[f"ema.{index}"])
+            prefix = f"optimiser.{index}."
+            state = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+            self.optimiser.state[parameter] = {
+                key: value.to(parameter.device) for key, value in state.items()
+            }
