@@ -7,17 +7,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 from diffinv import __version__
 
 PROFILES = "smoke, tiny, colab or paper"
+# Packages of the extras, which a plain installation lacks.
+_EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "imagehash": "pretrain", "mlxtend": "pretrain"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one sentence what is wrong with the arguments, as every other error of the command line does."""
+    """Says in one sentence what is wrong with the arguments, as the verbs do with their input."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(lambda: options.verb(options))
 
 
-def _guarded(command) -> int:
+def _guarded(command: Callable[[], int]) -> int:
     if os.environ.get("DIFFINV_DEBUG") == "1":
         return command()
     try:
@@ -49,6 +52,10 @@ def _guarded(command) -> int:
         return 0
     except (ValueError, OSError) as error:
         return _say(_sentence(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA_OF:
+            raise
+        return _say(f'{error.name} is not installed: pip install "diffinv[{_EXTRA_OF[error.name]}]".', 2)
     except MemoryError:
         return _say("The memory ran out: choose a smaller batch size, resolution or number of images.", 2)
     except RuntimeError as error:
@@ -75,7 +82,10 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="diffinv", description="Better image classifiers from the images that a frozen diffusion model makes of yours.")
+    parser = _Parser(
+        prog="diffinv",
+        description="Better image classifiers from the images that a frozen diffusion model makes of yours.",
+    )
     parser.add_argument("--version", action="version", version=f"diffinv {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_reproduce(verbs)
@@ -92,19 +102,34 @@ def _add_reproduce(verbs) -> None:
     verb = verbs.add_parser("reproduce", help="run the notebooks headless and collect their figures")
     verb.add_argument("--profile", default="tiny", help=f"{PROFILES} (default: %(default)s)")
     verb.add_argument("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
-    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default: %(default)s)")
-    verb.add_argument("--output", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
-    verb.add_argument("--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s")
     verb.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set a notebook parameter"
+        "--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--output", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a notebook parameter",
     )
     verb.add_argument("--force", action="store_true", help="run also what is up to date")
     verb.set_defaults(verb=_reproduce)
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--profile", default="tiny", help=f"where unset options come from: {PROFILES} (default: %(default)s)")
-    verb.add_argument("--model", help="tinysd, a folder in diffusers' layout, or a hub id (default: the profile's)")
+    verb.add_argument(
+        "--profile", default="tiny", help=f"where unset options come from: {PROFILES} (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--model", help="tinysd, a folder in diffusers' layout, or a hub id (default: the profile's)"
+    )
     verb.add_argument("--device", help="cpu, cuda or mps (default: the profile's)")
     verb.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
@@ -112,7 +137,9 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
 def _add_invert(verbs) -> None:
     verb = verbs.add_parser("invert", help="stage 1: learn the vectors of a folder of class folders")
     verb.add_argument("folder", metavar="FOLDER", help="class folders, or icons10, novel10 or mnist5k")
-    verb.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors")
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors"
+    )
     verb.add_argument("--split", default="train", help="train, validation or test (default: %(default)s)")
     verb.add_argument("--resolution", type=int, help="side at which to learn (default: the profile's)")
     verb.add_argument("--num-tokens", type=int, help="vectors per image")
@@ -125,7 +152,9 @@ def _add_invert(verbs) -> None:
 def _add_sample(verbs) -> None:
     verb = verbs.add_parser("sample", help="stage 2: draw a synthetic set from learned vectors")
     verb.add_argument("store", type=Path, metavar="STORE", help="folder written by diffinv invert")
-    verb.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images")
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images"
+    )
     verb.add_argument("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
     verb.add_argument("--guidance-scale", type=float, help="1 = unguided")
     verb.add_argument("--noise-std", type=float, help="noise on the vectors, the paper's lambda")
@@ -138,14 +167,24 @@ def _add_sample(verbs) -> None:
 
 
 def _add_evaluate(verbs) -> None:
-    verb = verbs.add_parser("evaluate", help="compare classifiers trained on your images, on synthetic ones and on both")
+    verb = verbs.add_parser(
+        "evaluate", help="compare classifiers trained on your images, on synthetic ones and on both"
+    )
     verb.add_argument("folder", metavar="FOLDER", help="class folders, or icons10, novel10 or mnist5k")
     verb.add_argument("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
-    verb.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind, at least 3 (default: %(default)s)")
+    verb.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="trainings of each kind, at least 3 (default: %(default)s)",
+    )
     verb.add_argument("--resolution", type=int, help="side of the images (default: the folder's own)")
     verb.add_argument("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
     verb.add_argument("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
-    verb.add_argument("--out", type=Path, metavar="JSON", help="default: NAME-evaluation.json, NAME being the folder's")
+    verb.add_argument(
+        "--out", type=Path, metavar="JSON", help="default: NAME-evaluation.json, NAME being the folder's"
+    )
     _add_model(verb)
     verb.set_defaults(verb=_evaluate)
 
@@ -210,6 +249,5 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _pretrain(arguments: list[str]) -> int:
-    from diffinv.tinysd import pretrain
-
-    return pretrain.main(arguments) or 0
+    # By its name: the factory is no part of what the rest of the package is checked against.
+    return import_module("diffinv.tinysd.pretrain").main(arguments) or 0

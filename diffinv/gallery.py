@@ -1,5 +1,6 @@
 """The gallery: one static page that shows every figure with its lesson, its data and how it was made."""
 
+import json
 from collections.abc import Iterator
 from html import escape
 from os.path import relpath
@@ -36,7 +37,7 @@ footer { margin-top: 4rem; border-top: 1px solid var(--line); padding-top: 1rem;
 
 
 def write_gallery(manifest: dict[str, Any], output: Path, notebooks: Path) -> Path:
-    """Write `output/index.html` from the manifest's content; links are relative, nothing is loaded from afar."""
+    """Write `output/index.html` from the manifest's content; links are relative, no network is needed."""
     page = output / PAGE
     sections = "\n".join(
         _section(name, record, output, notebooks) for name, record in manifest["notebooks"].items()
@@ -69,7 +70,7 @@ def _section(name: str, record: dict[str, Any], output: Path, notebooks: Path) -
     ]
     figures = "\n".join(_figures(record))
     return f"""<section id="{escape(name)}">
-<h2>{escape(name[:2])} &middot; {escape(_title(name))}</h2>
+<h2>{escape(name[:2])} &middot; {escape(_heading(notebook))}</h2>
 <p><a href="{escape(link)}">{escape(notebook.name)}</a> &middot; {escape(" · ".join(filter(None, facts)))}</p>
 <div class="grid">
 {figures}
@@ -90,7 +91,17 @@ def _figures(record: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _heading(notebook: Path) -> str:
+    """The lesson's own first heading, or its file name in words."""
+    if notebook.is_file():
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            for line in "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else ():
+                if line.startswith("# "):
+                    return line.removeprefix("# ").strip()
+    return _title(notebook.stem)
+
+
 def _title(name: str) -> str:
-    """A heading out of a file name: "03_accuracy_against_number" gives "Accuracy against number"."""
+    """A file name in words: "03_accuracy_against_number" gives "Accuracy against number"."""
     words = name[3:] if name[:2].isdigit() and name[2:3] == "_" else name
     return words.replace("_", " ").capitalize()

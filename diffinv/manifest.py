@@ -84,7 +84,7 @@ def _figure_record(name: str, file: str, record: dict[str, Any]) -> dict[str, An
 
 
 def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
-    """What a notebook's figures depend on: its cells, its parameters, the package's sources and the assets."""
+    """What a notebook's figures depend on: its cells, its parameters, the package's sources, the assets."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
     return content_key(sources, parameters, fingerprint(PACKAGE, "*.py"), fingerprint(ASSETS))
@@ -102,16 +102,21 @@ def fingerprint(folder: Path, pattern: str = "*") -> str:
 
 def run_record(profile: "Profile", notebooks: Path) -> dict[str, Any]:
     """What all notebooks of a run share: versions, device, profile, commit, hashes of data and weights."""
-    weights = ASSETS / profile.model
+    from diffinv.diffusion import best_device
+
     return {
-        **provenance(device=profile.device),
+        **provenance(device=profile.device or best_device()),
         "profile": profile.name,
         **_commit(notebooks),
-        "data": {name: fingerprint(ASSETS / "datasets" / name) for name in profile.datasets},
-        # Only what is embedded can be told by its bytes here; a hub's model is told by its name.
-        "weights": {profile.model: fingerprint(weights) if weights.is_dir() else None},
+        "data": {name: _embedded(ASSETS / "datasets" / name) for name in profile.datasets},
+        "weights": {profile.model: _embedded(ASSETS / profile.model)},
         "classifier_seeds": list(profile.seeds),
     }
+
+
+def _embedded(folder: Path) -> str | None:
+    # Only what is embedded can be told by its bytes here; a hub's model is told by its name.
+    return fingerprint(folder) if folder.is_dir() else None
 
 
 def _commit(folder: Path) -> dict[str, Any]:

@@ -109,8 +109,9 @@ def prepare_worker(threads: int) -> None:
 
 
 def _stop(signum: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the kernel is being shut down: once is enough
-    raise KeyboardInterrupt
+    # Nothing has to be put in order here: a kernel whose parent is gone ends within a second, the executed
+    # copy is saved at every cell, and whatever the notebook keeps it writes whole or not at all.
+    os._exit(1)
 
 
 def _stop_with_parent() -> None:
@@ -143,7 +144,7 @@ def _execute(job: Job) -> str | None:
             job.executed,
             parameters=job.parameters,
             kernel_name="python3",
-            cwd=job.notebook.parent,
+            cwd=Path.cwd(),  # a relative path among the parameters means what its giver meant
             start_timeout=KERNEL_START_SECONDS,
             execution_timeout=job.cell_timeout_seconds,
             progress_bar=False,
@@ -152,11 +153,13 @@ def _execute(job: Job) -> str | None:
         )
     except PapermillExecutionError as error:
         reason = str(error.evalue).strip().split("\n")[0]
-        return f"cell {error.cell_index + 1} raised {error.ename}: {reason}".rstrip(": ")
+        return f"its cell In [{error.exec_count}] raised {error.ename}: {reason}".rstrip(": ")
     except CellTimeoutError:
         return f"a cell ran longer than the profile's {job.cell_timeout_seconds} seconds"
     except DeadKernelError:
-        return "its kernel died, most often because the memory ran out: close other programs or use fewer jobs"
+        return (
+            "its kernel died, most often because the memory ran out: close other programs or use fewer jobs"
+        )
     except (RuntimeError, OSError) as error:
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None

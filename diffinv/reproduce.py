@@ -15,7 +15,14 @@ from typing import Any, Literal
 from diffinv.cache import ArtefactError
 from diffinv.gallery import write_gallery
 from diffinv.manifest import Manifest, notebook_key, run_record
-from diffinv.notebook_job import Job, JobResult, check_parameters, declared_parameters, prepare_worker, run_job
+from diffinv.notebook_job import (
+    Job,
+    JobResult,
+    check_parameters,
+    declared_parameters,
+    prepare_worker,
+    run_job,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +74,7 @@ def reproduce(
         if not force and manifest.is_up_to_date(path.stem, keys[path.stem]):
             outcomes[path.stem] = _up_to_date(manifest, path)
         else:
-            todo.append(_job(path, output, given[path.stem], settings.cell_seconds))
+            todo.append(_job(path, output, given[path.stem], settings.time_limit_seconds))
     shared = run_record(settings, notebooks)
     try:
         for job, result in _run_each(todo, jobs):
@@ -84,7 +91,9 @@ def find_notebooks(folder: str | Path, only: Iterable[str] | None = None) -> lis
     """The numbered notebooks of a folder, in their order; `only` picks some by their number ("01", "3")."""
     paths = sorted(path.resolve() for path in Path(folder).glob("*.ipynb") if _NUMBERED.fullmatch(path.stem))
     if not paths:
-        raise ValueError(f"{folder} holds no numbered notebook: run in a clone of diffinv, or name the folder.")
+        raise ValueError(
+            f"{folder} holds no numbered notebook: run in a clone of diffinv, or name the folder."
+        )
     numbers = {path.stem[:2] for path in paths}
     wanted = numbers if only is None else {number.strip().zfill(2) for number in only}
     if unknown := sorted(wanted - numbers):
@@ -110,7 +119,9 @@ def _job(notebook: Path, output: Path, given: dict[str, Any], cell_timeout_secon
     try:
         staging.mkdir(parents=True)
     except OSError as error:
-        raise ArtefactError(f"{executed} cannot be written ({error.strerror}): choose another output folder.") from error
+        raise ArtefactError(
+            f"{executed} cannot be written ({error.strerror}): choose another output folder."
+        ) from error
     arguments = {**given, "output_dir": str(staging)}
     return Job(notebook, executed / notebook.name, staging, arguments, cell_timeout_seconds)
 
@@ -126,7 +137,10 @@ def _run_each(jobs: list[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
     # A killed process breaks the whole pool: alone, each of its notebooks shows whether it was the culprit.
     for job in broken:
         for _, result in _run_pool([job], 1):
-            yield job, result or JobResult("its process was killed, most often because the memory ran out", 0.0)
+            yield (
+                job,
+                result or JobResult("its process was killed, most often because the memory ran out", 0.0),
+            )
 
 
 def _run_pool(jobs: list[Job], workers: int) -> Iterator[tuple[Job, JobResult | None]]:
@@ -146,7 +160,6 @@ def _run_pool(jobs: list[Job], workers: int) -> Iterator[tuple[Job, JobResult | 
                 killed = isinstance(future.exception(), BrokenProcessPool)
                 yield futures[future], None if killed else future.result()
         except BaseException:  # Ctrl-C included: nobody is left running
-            pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise

@@ -20,7 +20,9 @@ def explore(function: Callable[..., Any], **controls: Any) -> Any:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in controls:
         if name not in parameters and not takes_any:
-            raise ValueError(f"there is no argument {name!r} to control: choose from {', '.join(parameters)}.")
+            raise ValueError(
+                f"there is no argument {name!r} to control: choose from {', '.join(parameters)}."
+            )
     if headless():
         return function(**{name: _first_value(parameters.get(name), c) for name, c in controls.items()})
     import ipywidgets
@@ -29,7 +31,7 @@ def explore(function: Callable[..., Any], **controls: Any) -> Any:
 
 
 def _first_value(parameter: inspect.Parameter | None, control: Any) -> Any:
-    """The value with which ipywidgets starts: a widget's or a lone value's own, else the function's default."""
+    """Where ipywidgets would start: at a widget's or a lone value's own, else at the function's default."""
     if hasattr(control, "value"):
         return control.value
     if isinstance(control, str | Real):

@@ -40,9 +40,11 @@ def test_headless_calls_once_and_makes_no_widget():
     explore(lambda scale: calls.append(scale), scale=(1, 9))
     assert calls == [5]
     # In a fresh process: not even importing ipywidgets, which may not be able to talk to anybody.
-    code = "import sys; from diffinv.widgets import explore; explore(print, end=''); print('ipywidgets' in sys.modules)"
+    code = "import sys, diffinv.widgets as w; w.explore(print, end=''); print('ipywidgets' in sys.modules)"
     environment = {"DIFFINV_HEADLESS": "1", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
