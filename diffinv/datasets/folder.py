@@ -49,7 +49,8 @@ def load_folder(folder: Path, *, split: str, resolution: int | None, seed: int) 
     classes = _find_images(splits["train"])
     chosen = classes if split == "train" else _find_images(splits[split])
     if unknown := sorted(set(chosen) - set(classes)):
-        raise DatasetError(f'{splits[split]} has the class "{unknown[0]}", which {splits["train"]} has not.')
+        stranger = f'{splits[split]} has the class "{unknown[0]}"'
+        raise DatasetError(f"{stranger}, which {splits['train']} has not: add it there.")
     return _read(folder, classes, chosen, split=split, resolution=resolution)
 
 

@@ -197,7 +197,7 @@ def is_saved(folder: Path) -> bool:
 def check_resolution(resolution: int) -> None:
     """DatasetError unless `resolution` is a positive whole number of pixels."""
     if not isinstance(resolution, int | np.integer) or resolution < 1:
-        raise DatasetError(f"resolution must be a whole number of pixels above 0, not {resolution!r}.")
+        raise DatasetError(f"the resolution {resolution!r} is no size in pixels: give a whole number above 0.")
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
@@ -225,9 +225,9 @@ def _check(data: LabelledImages) -> None:
             raise DatasetError(f"{len(data.images)} images have {length} {name}: give one to each image.")
     if len(set(data.ids)) != len(data.ids):
         twice = next(name for name in data.ids if data.ids.count(name) > 1)
-        raise DatasetError(f'two images have the id "{twice}": ids must be unique.')
+        raise DatasetError(f'two images have the id "{twice}": give each its own.')
     if not data.class_names or len(set(data.class_names)) != len(data.class_names):
-        raise DatasetError("class_names must hold at least one name, and each name once.")
+        raise DatasetError("class_names is empty or names a class twice: give each class its own name.")
     if len(data) and not 0 <= data.labels.min() <= data.labels.max() < len(data.class_names):
         last = len(data.class_names) - 1
-        raise DatasetError(f"labels must lie between 0 and {last}, since there are {last + 1} classes.")
+        raise DatasetError(f"a label lies outside 0 to {last}: there are only {last + 1} class_names.")
