@@ -47,14 +47,18 @@ class FrozenDiffusion:
         unet: nn.Module,
         text_encoder: nn.Module,
         tokenizer: Any,
-        scheduler: SchedulerMixin,
+        scheduler: Any,
         *,
         name: str = "in memory",
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.vae, self.unet, self.text_encoder = vae, unet, text_encoder
-        self.tokenizer, self.scheduler = tokenizer, scheduler
+        # Any: their configurations are typed by no one.
+        self.vae: Any = vae
+        self.unet: Any = unet
+        self.text_encoder: Any = text_encoder
+        self.tokenizer = tokenizer
+        self.scheduler: Any = scheduler
         self.name, self.device, self.dtype = name, torch.device(device), dtype
         if any(weight.dtype != dtype for weight in unet.parameters()):
             _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
@@ -62,7 +66,7 @@ class FrozenDiffusion:
             # The plain method: that of diffusers warns about layers to keep in float32 where there are none.
             nn.Module.to(network.requires_grad_(False).eval(), device=self.device, dtype=dtype)
         # Adding noise is the same arithmetic for every discrete schedule; a sampler's class may lack it.
-        self._noise_schedule = DDPMScheduler.from_config(scheduler.config)
+        self._noise_schedule: Any = DDPMScheduler.from_config(self.scheduler.config)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -185,7 +189,7 @@ class FrozenDiffusion:
         latents, conditioning = noisy.to(self.dtype), encoder_hidden_states.to(self.dtype)
         return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
 
-    def make_scheduler(self, name: str) -> SchedulerMixin:
+    def make_scheduler(self, name: str) -> Any:
         """A fresh diffusers scheduler of this class name with the checkpoint's noise schedule."""
         scheduler_class = getattr(diffusers, name, None)
         if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):

@@ -41,8 +41,8 @@ class EmbeddingStore:
         lengths = {len(self.embeddings), len(self.labels), len(self.ids), len(self.losses)}
         if len(lengths) != 1:
             raise ValueError(
-                f"the store has {len(self.embeddings)} embeddings, {len(self.labels)} labels, {len(self.ids)} "
-                f"ids and {len(self.losses)} losses: give one of each for every image."
+                f"the store has {len(self.embeddings)} embeddings, {len(self.labels)} labels, "
+                f"{len(self.ids)} ids and {len(self.losses)} losses: give one of each for every image."
             )
         if len(set(self.ids)) != len(self.ids):
             raise ValueError("two images of the store share an id: give every image its own.")
@@ -100,7 +100,7 @@ class EmbeddingStore:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write safetensors shards and a provenance.json, all or nothing; a store saved there before is replaced."""
+        """Write safetensors shards and a provenance.json, all or nothing, in place of an older store."""
         folder = Path(folder)
         starts = range(0, len(self), IMAGES_PER_SHARD)
         shards = {f"embeddings-{start // IMAGES_PER_SHARD:05d}.safetensors": start for start in starts}
@@ -122,9 +122,8 @@ class EmbeddingStore:
             )
         record = read_json(folder / PROVENANCE_FILE)
         if record.get("format") != FORMAT:
-            raise ArtefactError(
-                f"{folder} holds {record.get('format', 'something')!r}, not {FORMAT!r}: choose another folder."
-            )
+            found = record.get("format", "something else")
+            raise ArtefactError(f"{folder} holds {found!r}, not {FORMAT!r}: choose another folder.")
         tensors: dict[str, list[Tensor]] = {"embeddings": [], "labels": [], "losses": []}
         ids: list[str] = []
         for name in record["shards"]:

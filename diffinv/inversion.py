@@ -21,8 +21,8 @@ from diffinv.randomness import stream
 Initialisation = Literal["normal", "class_prompt", "mean_prompt"]
 TimestepSampling = Literal["uniform", "stratified"]
 
-# Noise and timesteps are drawn for so many updates at once, which keeps Python out of the inner loop; it is also
-# the number of strata of the timesteps. Part of what a seed means: another number gives other vectors.
+# Noise and timesteps are drawn for so many updates at once, which keeps Python out of the inner loop; it is
+# also the number of strata of the timesteps. Part of what a seed means: another gives other vectors.
 STEPS_PER_CHUNK = 25
 RECIPE = 1  # part of every cache key: to be raised when the same settings would give other vectors
 
@@ -74,16 +74,16 @@ class InversionStep:
 def invert(
     diffusion: FrozenDiffusion,
     real: LabelledImages,
-    settings: Inversion = Inversion(),  # noqa: B008 - frozen
+    settings: Inversion = Inversion(),
     *,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> EmbeddingStore:
     """Learn, or take from the cache, the vectors of every image.
 
-    The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if they
-    start from it); to float tolerance, not on the other images. Each finished group of `batch_size` images is
-    cached at once, so that an interrupted run loses one group, and a subset of the images is free.
+    The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if
+    they start from it); to float tolerance, not on the other images. Each finished group of `batch_size`
+    images is cached at once: an interrupted run loses one group, and a subset of the images is free.
     Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
     """
     _check(diffusion, real, settings)
@@ -120,10 +120,10 @@ def inversion_steps(
     _check(diffusion, real, settings)
     mean, std = (moment.to(diffusion.device) for moment in diffusion.latent_moments(real.images))
     embeddings = _initial_embeddings(diffusion, real, settings).to(diffusion.device).requires_grad_()
-    # Adam's update is elementwise and the gradient of the summed loss with respect to one image's vectors is that
-    # of its own loss: one optimiser over the table is one optimiser per image.
+    # Adam's update is elementwise, and the gradient of the summed loss with respect to one image's vectors is
+    # that of its own loss: one optimiser over the table is one optimiser per image.
     optimiser = torch.optim.AdamW([embeddings], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    # The gradient of a mean over thousands of elements underflows in float16. The factor is undone in float32.
+    # The gradient of a mean over thousands of elements underflows in float16; undone in float32.
     gradient_scale = float(mean[0].numel()) if diffusion.dtype == torch.float16 else 1.0
     for step in range(settings.steps_per_image):
         place = step % STEPS_PER_CHUNK
@@ -134,11 +134,10 @@ def inversion_steps(
             )
             noise, timesteps = noise.to(diffusion.device), timesteps.to(diffusion.device)
         latents = mean + std * noise[:, place, 0]
-        optimiser.zero_grad()
         with torch.enable_grad():
             losses = denoising_losses(diffusion, embeddings, latents, noise[:, place, 1], timesteps[:, place])
-            (losses.sum() * gradient_scale).backward()
-        embeddings.grad.div_(gradient_scale)
+            (gradient,) = torch.autograd.grad(losses.sum() * gradient_scale, embeddings)
+        embeddings.grad = gradient / gradient_scale
         optimiser.step()
         # Not after every update: a look at the numbers makes a GPU wait, and what is not finite stays so.
         if place == STEPS_PER_CHUNK - 1 or step == settings.steps_per_image - 1:
@@ -153,7 +152,7 @@ def denoising_losses(
     noise: Float[Tensor, "image channel h w"],
     timesteps: Int[Tensor, " image"],
 ) -> Float[Tensor, " image"]:
-    """Each image's mean squared error of the model's own training objective; float32 whatever the network is."""
+    """Each image's mean squared error of the model's own training objective, in float32."""
     noisy = diffusion.add_noise(latents, noise, timesteps)
     target = diffusion.training_target(latents, noise, timesteps)
     error = diffusion.predict(noisy, timesteps, embeddings).float() - target
@@ -166,8 +165,8 @@ def draw_chunk(
     """The random numbers of one chunk of updates, each image's from its own stream.
 
     The two noises of a step are that of the latents (the autoencoder's) and that of the diffusion. Stratified
-    timesteps are one from each of as many equal strata as there are steps, in random order: every image sees all
-    noise levels equally often, which lowers the variance of its gradient.
+    timesteps are one from each of as many equal strata as there are steps, in random order: every image sees
+    all noise levels equally often, which lowers the variance of its gradient.
     """
     noises, timesteps = [], []
     for image_id in ids:
@@ -235,8 +234,8 @@ def _check_finite(losses: Tensor, embeddings: Tensor, ids: Sequence[str], step: 
     if not finite.all():
         culprit = ids[int(finite.int().argmin())]
         raise InversionDiverged(
-            f"the inversion of image {culprit!r} is no longer finite after {step} updates: lower learning_rate, or "
-            "load the model as torch.bfloat16 or torch.float32; finished groups are cached."
+            f"the inversion of image {culprit!r} is no longer finite after {step} updates: lower "
+            "learning_rate, or load the model as torch.bfloat16 or torch.float32; finished groups are cached."
         )
 
 

@@ -19,8 +19,8 @@ from diffinv.cache import content_key, write_atomically
 class InversionCache:
     """A folder of shards, one for each finished group of images; all were made with the same settings.
 
-    One file per image would be tens of thousands of files. A shard says in its header which images it holds, so
-    that any subset of them, grouped in any way, finds them again.
+    One file per image would be tens of thousands of files. A shard says in its header which images it holds,
+    so that any subset of them, grouped in any way, finds them again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,14 +60,13 @@ class InversionCache:
         for position, key in enumerate(keys):
             path, row = self._places[key]
             rows_of[path].append((position, row))
-        embeddings: list[Tensor | None] = [None] * len(keys)
-        losses: list[Tensor | None] = [None] * len(keys)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
         for path, rows in rows_of.items():
             with safe_open(path, framework="pt") as shard:
-                shard_embeddings, shard_losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
-            for position, row in rows:
-                embeddings[position], losses[position] = shard_embeddings[row], shard_losses[row]
-        return torch.stack(embeddings), torch.stack(losses)
+                embeddings, losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
+            found.update({position: (embeddings[row], losses[row]) for position, row in rows})
+        in_order = [found[position] for position in range(len(keys))]
+        return torch.stack([vectors for vectors, _ in in_order]), torch.stack([loss for _, loss in in_order])
 
     def _register(self, path: Path, keys: Sequence[str]) -> None:
         for row, key in enumerate(keys):

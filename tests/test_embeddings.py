@@ -71,7 +71,7 @@ def test_unreadable_stores_are_refused(tmp_path):
     folder = make_store().save(tmp_path / "store")
     shard = folder / "embeddings-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(ArtefactError, match="embeddings-00000.safetensors is missing or damaged"):
+    with pytest.raises(ArtefactError, match=r"embeddings-00000\.safetensors is missing or damaged"):
         EmbeddingStore.load(folder)
     shard.unlink()
     with pytest.raises(ArtefactError, match="missing or damaged"):
