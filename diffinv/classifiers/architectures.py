@@ -100,7 +100,8 @@ def build_classifier(
         model = ARCHITECTURES[architecture](num_classes)
     model = model.to_empty(device="cpu")
     _initialise(model, generator)
-    return model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs than the default
+    # A fifth faster on CPUs than the default.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def check_architecture(architecture: str) -> None:

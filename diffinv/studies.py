@@ -1,0 +1,240 @@
+"""A grid of (synthesizer, classifier, seed) as tidy rows, each cell cached, and what the rows add up to."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from diffinv.cache import (
+    ArtefactError,
+    content_key,
+    default_cache_dir,
+    read_json,
+    write_atomically,
+    write_json,
+)
+from diffinv.classifiers.training import Training, train_classifier
+from diffinv.datasets import LabelledImages
+from diffinv.progress import progress as progress_bar
+from diffinv.synthesizers.base import Synthesizer
+
+CONFIDENCE = 0.95
+COLUMNS = (
+    "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
+    "real_per_class", "with_real", "optimiser_steps", "wall_seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of a comparison: where the training images come from, and how the classifier is trained."""
+
+    name: str
+    synthesizer: Synthesizer
+    training: Training
+    images_per_real: int = 1
+    real_per_class: int | None = None  # None = every real image; the subsets of one seed are nested
+    with_real: bool = False  # train on the real images as well as on those made from them
+    axes: Mapping[str, Any] = field(default_factory=dict)  # more columns for the plots
+
+    def __post_init__(self) -> None:
+        if taken := sorted(set(self.axes) & set(COLUMNS)):
+            raise ValueError(f'axis "{taken[0]}" of condition "{self.name}" is a column already: rename it.')
+
+
+def run(
+    conditions: Sequence[Condition],
+    *,
+    train: LabelledImages,
+    test: LabelledImages,
+    seeds: Sequence[int],
+    cache_dir: str | Path | None = None,
+    dataset: str = "icons10",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One row for each condition and seed: the final-step accuracy on `test`, and what went into it.
+
+    The seed decides the real subset, the synthetic images and the classifier. Every cell is cached by its
+    content as soon as it is done, so that a run killed at any time continues, and a cell that two figures
+    share is computed once. ValueError where a comparison would not be fair: unequal numbers of optimiser
+    steps, other classes or another resolution to test on.
+
+    # differs from upstream: a subset of the real images gets only the samples made from it.
+    """
+    _check(conditions, train, test, seeds)
+    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / "studies"
+    cells = [(condition, seed) for condition in conditions for seed in seeds]
+    rows = []
+    for condition, seed in progress_bar(cells, total=len(cells), desc="study", enabled=progress):
+        path = folder / f"{_cell_key(condition, train, test, seed)}.json"
+        cell = _read_cell(path)
+        if cell is None:
+            cell = _compute_cell(condition, train, test, seed)
+            write_json(path, cell)
+        names = {"condition": condition.name, "dataset": dataset}
+        rows.append({**names, **cell, **condition.axes})
+    axes = list(dict.fromkeys(axis for condition in conditions for axis in condition.axes))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *axes])
+
+
+def write_rows(path: str | Path, rows: pd.DataFrame) -> None:
+    """Write rows as JSONL, one object a line, atomically; what is missing in a row is left out of it."""
+    with write_atomically(path, "w") as file:
+        for row in rows.to_dict("records"):
+            present = {name: _plain(value) for name, value in row.items() if not pd.isna(value)}
+            file.write(json.dumps(present, ensure_ascii=False) + "\n")
+
+
+def read_rows(path: str | Path) -> pd.DataFrame:
+    """Read what `write_rows` wrote."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy") -> pd.DataFrame:
+    """Mean, standard deviation, n and a 95 % t-interval (low, high) over the seeds of each group.
+
+    ValueError for a group with fewer than two seeds, or with one seed twice (a column is missing in `by`).
+    """
+    by = list(by)
+    _check_columns(rows, [*by, "seed", value])
+    summary = []
+    for key, group in rows.groupby(by, dropna=False, sort=False):
+        name = ", ".join(f"{column} {part}" for column, part in zip(by, key, strict=True))
+        _check_seeds_once(group, name)
+        summary.append({**dict(zip(by, key, strict=True)), **_interval(group[value].to_numpy(float), name)})
+    return pd.DataFrame(summary, columns=[*by, "mean", "std", "n", "low", "high"])
+
+
+def paired_difference(
+    rows: pd.DataFrame,
+    a: str,
+    b: str,
+    by: Sequence[str] = (),
+    *,
+    baseline_by: Sequence[str] | None = None,
+    value: str = "accuracy",
+) -> pd.DataFrame:
+    """How much condition `a` exceeds condition `b`, paired by seed, with a 95 % t-interval in each group.
+
+    Rows are paired on `by` and the seed. `baseline_by`, a part of `by`, names the columns that `b` varies in,
+    where it is a line drawn across a plot (real data against a number of samples). Only seeds that both have
+    count. ValueError for fewer than two pairs, or where a row has several partners.
+    """
+    by, shared = list(by), list(by if baseline_by is None else baseline_by)
+    _check_columns(rows, ["condition", "seed", value, *by])
+    if stray := sorted(set(shared) - set(by)):
+        raise ValueError(f'baseline_by names "{stray[0]}", which is not in by: add it there.')
+    sides = {}
+    for name, columns in ((a, by), (b, shared)):
+        side = rows.loc[rows["condition"] == name, [*columns, "seed", value]]
+        if side.empty:
+            raise ValueError(f'there is no row of condition "{name}": check its name.')
+        _check_seeds_once(side, f'condition "{name}"', columns)
+        sides[name] = side
+    pairs = sides[a].merge(sides[b], on=[*shared, "seed"], suffixes=("", "_of_b"))
+    pairs["difference"] = pairs[value] - pairs[f"{value}_of_b"]
+    if pairs.empty:
+        raise ValueError(f'no row of "{a}" has a partner in "{b}": they share no seed and group.')
+    groups = pairs.groupby(by, dropna=False, sort=False) if by else [((), pairs)]
+    summary = [
+        {**dict(zip(by, key, strict=True)), **_interval(group["difference"].to_numpy(float), f"{a} - {b}")}
+        for key, group in groups
+    ]
+    columns = [*by, "difference", "std", "n", "low", "high"]
+    return pd.DataFrame(summary).rename(columns={"mean": "difference"})[columns]
+
+
+def _compute_cell(
+    condition: Condition, train: LabelledImages, test: LabelledImages, seed: int
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    count = condition.real_per_class
+    real = train if count is None else train.per_class(count, seed=seed)
+    made = condition.synthesizer(real, images_per_real=condition.images_per_real, seed=seed)
+    images = made
+    if condition.with_real:
+        if set(real.ids) & set(made.ids):
+            raise ValueError(f'condition "{condition.name}" holds the real images already: drop with_real.')
+        images = LabelledImages.concatenate(real, made)
+    classifier = train_classifier(images, condition.training, seed=seed)
+    return {
+        "seed": seed,
+        "accuracy": classifier.accuracy(test),
+        "num_real": len(real),
+        "num_training_images": len(images),
+        "images_per_real": condition.images_per_real,
+        "real_per_class": count,
+        "with_real": condition.with_real,
+        "optimiser_steps": condition.training.optimiser_steps,
+        "wall_seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _cell_key(condition: Condition, train: LabelledImages, test: LabelledImages, seed: int) -> str:
+    # Names of conditions and axes are not part of it: they say how a cell is drawn, not what it is.
+    settings = [condition.images_per_real, condition.real_per_class, condition.with_real, condition.training]
+    # The ids count: they decide the subset and the random streams.
+    data = [train.fingerprint, train.ids, test.fingerprint]
+    return content_key("study cell", condition.synthesizer.describe(), settings, data, seed)
+
+
+def _read_cell(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ArtefactError):  # absent or damaged: computing it again gives the same row
+        return None
+
+
+def _interval(values: np.ndarray, name: str) -> dict[str, float]:
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"an interval needs at least 2 seeds, and {name} has {count}: run more seeds.")
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
+    return {"mean": mean, "std": std, "n": count, "low": mean - half, "high": mean + half}
+
+
+def _check(
+    conditions: Sequence[Condition], train: LabelledImages, test: LabelledImages, seeds: Sequence[int]
+) -> None:
+    if not conditions or not seeds:
+        raise ValueError("a study needs at least one condition and one seed.")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"the seeds {list(seeds)} hold one twice: a repetition is no new evidence.")
+    steps = {condition.training.optimiser_steps for condition in conditions}
+    if len(steps) > 1:
+        found = ", ".join(str(number) for number in sorted(steps))
+        raise ValueError(
+            f"the conditions train for {found} optimiser_steps: give all of them the same number."
+        )
+    if train.resolution != test.resolution:
+        sides = f"{train.resolution} px to train on and {test.resolution} px to test on"
+        raise ValueError(f"the images have {sides}: resize one of the sets.")
+    if train.class_names != test.class_names:
+        raise ValueError(
+            "the images to train and to test on have different classes: give both the same ones."
+        )
+
+
+def _check_columns(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    if missing := [column for column in columns if column not in rows.columns]:
+        raise ValueError(f'the rows have no column "{missing[0]}": they have {", ".join(rows.columns)}.')
+
+
+def _check_seeds_once(rows: pd.DataFrame, name: str, by: Sequence[str] = ()) -> None:
+    twice = rows.duplicated([*by, "seed"])
+    if twice.any():
+        seed = rows.loc[twice, "seed"].iloc[0]
+        raise ValueError(f"{name} has several rows of seed {seed}: add the column that differs to `by`.")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
