@@ -1,6 +1,6 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
-# Both make .venv first, once, with the tested pins. Also: install, bench, lint, notebooks-strip, golden, clean.
+# Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -19,7 +19,7 @@ NBVAL := build/nbval
 NBVAL_ENV := DIFFINV_PROFILE=smoke DIFFINV_HEADLESS=1 DIFFINV_CACHE=$(abspath $(NBVAL))/cache
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
-.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden clean
+.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
 
 install: $(STAMP)
 
@@ -54,8 +54,13 @@ test-golden: $(STAMP)
 golden: $(STAMP)
 	$(BIN)/python tests/make_golden.py
 
+# After a change of what is embedded: `diffinv doctor` and a test compare against these.
+checksums:
+	cd diffinv/assets && find . -type f ! -name SHA256SUMS ! -name '.*' | sed 's|^\./||' | LC_ALL=C sort | \
+	xargs -d '\n' sha256sum > .SHA256SUMS && mv .SHA256SUMS SHA256SUMS
+
 bench: $(STAMP)
-	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python -m benchmarks.bench
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

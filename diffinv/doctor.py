@@ -70,7 +70,9 @@ def _memory() -> str:
 def _cache(folder: Path) -> Finding:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return Finding("cache", f"{folder} cannot be written: set DIFFINV_CACHE to a folder that can", ok=False)
+        return Finding(
+            "cache", f"{folder} cannot be written: set DIFFINV_CACHE to a folder that can", ok=False
+        )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
     free = shutil.disk_usage(existing).free
     return Finding("cache", f"{folder}, {size / 2**20:.0f} MiB, {free / 2**30:.0f} GiB free on its disk")
@@ -84,7 +86,10 @@ def _assets(folder: Path) -> list[Finding]:
     groups: dict[str, list[str]] = {}
     for file in expected:
         groups.setdefault(_asset_of(file), []).append(file)
-    return [_asset(folder, name, {file: expected[file] for file in files}) for name, files in sorted(groups.items())]
+    return [
+        _asset(folder, name, {file: expected[file] for file in files})
+        for name, files in sorted(groups.items())
+    ]
 
 
 def _asset(folder: Path, name: str, expected: dict[str, str]) -> Finding:

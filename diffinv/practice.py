@@ -161,10 +161,7 @@ def _summary(rows: "pd.DataFrame") -> tuple[list[dict[str, Any]], list[dict[str,
         for name in (REAL, SYNTHETIC, BOTH)
     ]
     gains = [
-        {
-            "trained_on": name,
-            **paired_difference(rows, name, REAL, by=[]).iloc[0][["mean", "low", "high"]].to_dict(),
-        }
+        {"trained_on": name, **paired_difference(rows, name, REAL).iloc[0].to_dict()}
         for name in (SYNTHETIC, BOTH)
     ]
     return results, gains
@@ -189,7 +186,7 @@ def _report(
         lines.append(f"{row['trained_on']:<18}{row['training_images']:>8}{row['mean']:>12.1%}   {interval}")
     lines.append("")
     for row in gains:
-        points = [100 * row[end] for end in ("mean", "low", "high")]
+        points = [100 * row[end] for end in ("difference", "low", "high")]
         verdict = "better" if points[1] > 0 else "worse" if points[2] < 0 else "not told apart"
         lines.append(
             f"{row['trained_on']} against {REAL}: {points[0]:+.1f} points "

@@ -1,0 +1,181 @@
+"""environment.yml, pyproject.toml, the lock file, the Makefile, the README and the code tell one story."""
+
+import ast
+import importlib.metadata
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from diffinv import __version__
+from diffinv.cli import _parser
+from diffinv.doctor import ASSETS, read_checksums
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+EXTRAS = {
+    name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()
+}
+CORE = [Requirement(text) for text in PROJECT["dependencies"]]
+DECLARED = {canonicalize_name(r.name) for rs in (CORE, *EXTRAS.values()) for r in rs}
+# The Colab of August 2026, and so the oldest versions that the package has to run with.
+COLAB = {
+    "torch": "2.11", "diffusers": "0.39", "transformers": "5.15", "accelerate": "1.14",
+    "numpy": "2.1.3", "matplotlib": "3.10", "ipywidgets": "7.7.1",
+}  # fmt: skip
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def python_floor() -> str:
+    return PROJECT["requires-python"].removeprefix(">=")
+
+
+def shell_lines() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_version_is_the_same_everywhere():
+    assert PROJECT["version"] == __version__ == importlib.metadata.version("diffinv")
+
+
+def test_the_conda_environment_installs_the_package_with_its_extras():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]  # the pytorch channel ended
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python>={python_floor()}", "pip"]
+    (install,) = pip["pip"]
+    assert install == "-e .[notebooks,dev]"
+    assert f'"{install.removeprefix("-e ")}"' in README
+    assert {"notebooks", "dev"} <= EXTRAS.keys()
+
+
+def test_the_readme_asks_for_the_same_python():
+    assert f"Python {python_floor()} or newer" in README
+    assert f"Python {python_floor()} or newer" in MAKEFILE
+
+
+def test_the_readme_says_what_every_dependency_is_for():
+    table = README.split("What each dependency is for:")[1].split("\n## ")[0]
+    named = {
+        canonicalize_name(name)
+        for row in re.findall(r"^\| ([^|]+) \|", table, re.M)
+        for name in row.split(", ")
+    }
+    assert named - {"dependency", "---", "-"} == DECLARED
+
+
+def test_every_command_of_the_readme_exists():
+    commands = shell_lines()
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+    assert {"make reproduce", "make test"} <= set(commands)
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert arguments[0] in targets
+        else:
+            assert program == "diffinv"
+            _parser().parse_args(arguments)  # exits where an option is unknown
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
+        assert (ROOT / path).exists(), f"the README shows {path}"
+
+
+def test_floors_are_no_newer_than_colab_and_nothing_has_a_ceiling():
+    for requirement in CORE:
+        assert {specifier.operator for specifier in requirement.specifier} == {">="}
+        if requirement.name in COLAB:
+            assert requirement.specifier.contains(COLAB[requirement.name])
+
+
+@pytest.mark.parametrize("requirements", [CORE, *EXTRAS.values()], ids=["core", *EXTRAS])
+def test_the_lock_file_pins_every_dependency_within_its_bounds(requirements):
+    for requirement in requirements:
+        pin = pins()[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin)
+        assert pin.local is None  # +cpu is of one machine
+    assert f"torch=={pins()['torch']}" in MAKEFILE  # what is installed first is what is pinned
+
+
+def test_the_lock_file_is_closed():
+    for name in pins():
+        for text in importlib.metadata.requires(name) or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in pins(), f"{name} needs {needed.name}"
+
+
+def test_what_is_tested_is_what_is_pinned():
+    for name in ("torch", "diffusers", "transformers", "numpy", "papermill", "nbval"):
+        assert Version(importlib.metadata.version(name)).public == str(pins()[name])
+
+
+def test_every_import_of_the_package_is_declared():
+    homes = importlib.metadata.packages_distributions()
+    for path in (ROOT / "diffinv").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for module in (
+                {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - {"diffinv"}
+            ):
+                homes_of = {canonicalize_name(home) for home in homes[module]}
+                # traitlets comes with, and is spoken to through, nbclient.
+                assert homes_of & (DECLARED | {"traitlets"}), f"{path.name} imports {module}"
+
+
+def test_importing_the_core_needs_no_extra():
+    optional = {
+        "papermill",
+        "nbclient",
+        "nbformat",
+        "traitlets",
+        "resvg_py",
+        "imagehash",
+        "mlxtend",
+        "pytest",
+    }
+    for path in (ROOT / "diffinv").rglob("*.py"):
+        if "tinysd" in path.parts:
+            continue
+        top = [
+            node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        for node in top:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            assert not {name.split(".")[0] for name in names} & optional, path.name
+
+
+def test_the_embedded_assets_are_the_ones_that_were_shipped():
+    import hashlib
+
+    listed = read_checksums(ASSETS / "SHA256SUMS")
+    found = {
+        path.relative_to(ASSETS).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in ASSETS.rglob("*")
+        if path.is_file() and path.name != "SHA256SUMS" and not path.name.startswith(".")
+    }
+    assert listed == found, "run `make checksums` after a change of the assets"
+
+
+def test_ci_runs_the_readmes_own_test_command():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert "\nmake test\n" in script.read_text()
