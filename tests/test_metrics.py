@@ -1,0 +1,148 @@
+"""Metrics against scikit-learn, SciPy and torchmetrics, and against cases with a known answer."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from diffinv.metrics import (
+    coverage,
+    density,
+    diversity,
+    frechet_distance,
+    image_features,
+    manifold_metrics,
+    nearest_neighbour_distances,
+    precision,
+    recall,
+)
+
+
+def cloud(count, width=6, seed=0, shift=0.0, scale=1.0):
+    noise = np.random.default_rng(seed).normal(size=(count, width))
+    return torch.tensor(noise * scale + shift, dtype=torch.float32)
+
+
+def oracle(real, synthetic, k):
+    """The four definitions, word by word, on scikit-learn's neighbours."""
+
+    def radii(points):
+        distances, _ = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(points).kneighbors(points)
+        return distances[:, k]
+
+    def balls_around(points, centres):
+        reach = radii(centres)
+        return [
+            [j for j, centre in enumerate(centres) if np.linalg.norm(point - centre) <= reach[j]]
+            for point in points
+        ]
+
+    real, synthetic = real.double().numpy(), synthetic.double().numpy()
+    of_synthetic, of_real = balls_around(synthetic, real), balls_around(real, synthetic)
+    return {
+        "precision": np.mean([len(balls) > 0 for balls in of_synthetic]),
+        "recall": np.mean([len(balls) > 0 for balls in of_real]),
+        "density": sum(len(balls) for balls in of_synthetic) / (k * len(synthetic)),
+        "coverage": len({ball for balls in of_synthetic for ball in balls}) / len(real),
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(7, 40), st.integers(7, 40), st.integers(1, 5), st.integers(0, 10**6), st.floats(0, 2),
+    st.floats(0.3, 2),
+)  # fmt: skip
+def test_manifold_metrics_follow_their_definitions(num_real, num_synthetic, k, seed, shift, scale):
+    real = cloud(num_real, seed=seed)
+    synthetic = cloud(num_synthetic, seed=seed + 1, shift=shift, scale=scale)
+    assert manifold_metrics(real, synthetic, num_neighbours=k) == pytest.approx(oracle(real, synthetic, k))
+
+
+def test_chunks_change_nothing(monkeypatch):
+    real, synthetic = cloud(50), cloud(43, seed=1, shift=0.5)
+    whole = manifold_metrics(real, synthetic)
+    monkeypatch.setattr("diffinv.metrics.CHUNK", 7)
+    assert manifold_metrics(real, synthetic) == whole
+
+
+def test_known_cases_of_the_manifold_metrics():
+    real = cloud(60)
+    assert manifold_metrics(real, real) | {"density": 1} == dict.fromkeys(
+        ("precision", "recall", "density", "coverage"), 1
+    )
+    assert set(manifold_metrics(real, real + 100).values()) == {0.0}
+    # Copies of one real image are on the real manifold and cover next to nothing of it.
+    collapsed = real[:1].repeat(60, 1)
+    assert (
+        precision(real, collapsed) == 1 and recall(real, collapsed) < 0.1 and coverage(real, collapsed) < 0.5
+    )
+    assert density(real, collapsed) > 1  # at the centre of a ball, and in those of its neighbours
+
+
+def test_frechet_distance_agrees_with_scipy():
+    a, b = cloud(80, 8), cloud(90, 8, seed=1, shift=0.3, scale=1.4)
+    x, y = a.double().numpy(), b.double().numpy()
+    covariance_x, covariance_y = np.cov(x.T), np.cov(y.T)
+    root = scipy.linalg.sqrtm(covariance_x @ covariance_y).real
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(covariance_x + covariance_y - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("count", [5, 200])  # fewer images than features, and more
+def test_frechet_distance_agrees_with_torchmetrics(count):
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    a, b = cloud(count, 12).double(), cloud(count, 12, seed=1, shift=0.2).double()
+    moments = [(x.mean(0), x.T.cov()) for x in (a, b)]
+    expected = fid._compute_fid(*moments[0], *moments[1]).item()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+def test_known_frechet_distances():
+    a = cloud(50)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(a, a + 2) == pytest.approx(6 * 4, rel=1e-5)
+    spread = a.double().var(dim=0).sum().item()
+    assert frechet_distance(a, 3 * (a - a.mean(0)) + a.mean(0)) == pytest.approx(4 * spread, rel=1e-4)
+
+
+def test_a_copy_is_at_distance_zero():
+    real = cloud(700) + 50  # far from the origin, where the shortcut by a matrix product loses its digits
+    distances = nearest_neighbour_distances(torch.cat([real[3:5], real[:1] + 0.25]), real)
+    oracle, _ = NearestNeighbors(n_neighbors=1).fit(real.double()).kneighbors((real[:1] + 0.25).double())
+    assert distances[:2].tolist() == [0, 0]
+    assert distances[2].item() == pytest.approx(oracle.item(), rel=1e-6)
+
+
+def test_diversity_is_within_originals():
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [100.0, 0.0], [101.0, 0.0], [500.0, 0.0]])
+    assert diversity(features, ["a", "a", "b", "b", "alone"]) == pytest.approx((5 + 1) / 2)
+
+
+def test_features_come_from_either_kind_of_model(tiny_diffusion, toy_images):
+    features = image_features(tiny_diffusion, toy_images.images)
+    assert features.shape == (18, 4 * 4 * 4) and torch.isfinite(features).all()
+    with pytest.raises(ValueError, match="a str makes no features"):
+        image_features("tinysd", toy_images.images)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: precision(cloud(5), cloud(9)), "5 neighbours cannot be found among 5 images"),
+        (lambda: recall(cloud(9), cloud(5)), "5 neighbours cannot be found among 5 images"),
+        (lambda: density(cloud(9), cloud(9), num_neighbours=0), "0 neighbours"),
+        (lambda: coverage(cloud(9), cloud(9, width=7)), "features of 6 and of 7 numbers"),
+        (lambda: frechet_distance(cloud(1), cloud(9)), "at least 2 images"),
+        (lambda: frechet_distance(cloud(9) * float("nan"), cloud(9)), "infinite or not a number"),
+        (lambda: nearest_neighbour_distances(cloud(3), cloud(0)), "no image to compare with"),
+        (lambda: diversity(cloud(3), ["a", "b", "c"]), "two samples of one original"),
+        (lambda: diversity(cloud(3), ["a", "a"]), "3 samples have 2 originals"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
