@@ -37,6 +37,7 @@ def main() -> None:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "nbval-ignore-output"]
     notebook.metadata.pop("widgets", None)
     path = ROOT / "tests" / "golden" / LESSON
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, path)
     sys.stdout.write(f"{path} is written; look at what changed:\n")
     subprocess.run(["git", "-C", str(ROOT), "--no-pager", "diff", "--stat", "--", str(path)], check=False)
