@@ -37,6 +37,7 @@ COLOURS = {
     "DI": OKABE_ITO["vermillion"],
     "real + DI": OKABE_ITO["blue"],
     "prompts": OKABE_ITO["green"],
+    "label kept": OKABE_ITO["green"],
 }
 _CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
 _MARKERS = "os^Dv<>"
@@ -249,26 +250,30 @@ def accuracy_curve(
     scale: float = 100.0,
     reference: Mapping[str, tuple[float, float, float]] | None = None,
     log: bool = True,
+    bounds: tuple[float, float] | None = None,
     colours: Mapping[str, str] | None = None,
 ) -> Axes:
     """Means with their intervals against `x`, one line a series.
 
-    `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is
-    drawn as a horizontal line with its interval. Values are multiplied by `scale`.
+    `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is drawn
+    as a horizontal line with its interval. Values are multiplied by `scale`; `bounds`, such as (0, 1) for a
+    share, cuts intervals off where no value can lie.
     """
     colours = {**COLOURS, **(colours or {})}
+    lowest, highest = bounds or (-np.inf, np.inf)
     for name, (mean, low, high) in (reference or {}).items():
         colour = colours.get(name, "black")
-        ax.axhspan(scale * low, scale * high, color=colour, alpha=0.10, linewidth=0)
+        ax.axhspan(
+            scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.10, linewidth=0
+        )
         ax.axhline(scale * mean, color=colour, linewidth=1.4, dashes=(5, 2), label=name)
     for index, (name, rows) in enumerate(summary.groupby(series, sort=False)):
         rows = rows.sort_values(x)
         colour = colours.get(str(name), _CYCLE[index % len(_CYCLE)])
-        at = rows[x].to_numpy(float)
-        ax.fill_between(at, scale * rows["low"], scale * rows["high"], color=colour, alpha=0.14, linewidth=0)
-        ax.plot(
-            at, scale * rows["mean"], color=colour, marker=_MARKERS[index % len(_MARKERS)], label=str(name)
-        )
+        at, low, high = rows[x], rows["low"].clip(lower=lowest), rows["high"].clip(upper=highest)
+        ax.fill_between(at, scale * low, scale * high, color=colour, alpha=0.14, linewidth=0)
+        marker = _MARKERS[index % len(_MARKERS)]
+        ax.plot(at, scale * rows["mean"], color=colour, marker=marker, label=str(name))
     if log:
         ax.set_xscale("log")
     values = sorted(summary[x].unique())
@@ -312,7 +317,7 @@ def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str, scale: f
     for position, row in enumerate(effects.itertuples(index=False)):
         colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
         ax.plot([scale * row.low, scale * row.high], [position] * 2, color=colour, linewidth=1.8)
-        ax.plot(scale * row.mean, position, "o", color=colour)
+        ax.plot(scale * row.difference, position, "o", color=colour)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(effects)), [str(name) for name in effects[label]])
     ax.invert_yaxis()

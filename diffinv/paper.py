@@ -19,7 +19,9 @@ def paper_reported(item: str | None = None) -> pd.DataFrame:
     if item not in set(rows["item"]):
         known = ", ".join(rows["item"].unique())
         raise ValueError(f"no number of the paper is known for {item!r}: ask for one of {known}.")
-    return rows[rows["item"] == item].drop(columns="item").reset_index(drop=True)
+    rows = rows[rows["item"] == item].drop(columns="item").reset_index(drop=True)
+    numbers = pd.to_numeric(rows["value"], errors="coerce")  # "2-3" is a value too
+    return rows.assign(value=numbers) if numbers.notna().all() else rows
 
 
 def verdict(low: float, high: float) -> str:

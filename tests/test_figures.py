@@ -140,6 +140,15 @@ def test_curves_carry_the_means_and_bands_the_intervals(summary):
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["real", "DI", "real + DI"]
 
 
+def test_intervals_of_a_share_stay_within_what_a_share_can_be(summary):
+    _, ax = plt.subplots()
+    wide = summary.assign(low=-0.5, high=1.5)
+    accuracy_curve(ax, wide, "images_per_real", xlabel="", bounds=(0, 1), reference={"real": (0.6, -1, 2)})
+    ends = [band.get_paths()[0].get_extents() for band in ax.collections]
+    assert {(end.ymin, end.ymax) for end in ends} == {(0, 100)}
+    assert (ax.patches[0].get_y(), ax.patches[0].get_height()) == (0, 100)
+
+
 def test_bars_show_means_and_intervals(summary):
     rows = summary.groupby("condition", sort=False).first().reset_index()
     _, ax = plt.subplots()
@@ -149,8 +158,8 @@ def test_bars_show_means_and_intervals(summary):
 
 
 def test_effects_clear_of_zero_stand_out():
-    effects = pd.DataFrame({"claim": ["up", "open", "down"], "mean": [0.2, 0.0, -0.2]})
-    effects = effects.assign(low=effects["mean"] - 0.1, high=effects["mean"] + 0.1)
+    effects = pd.DataFrame({"claim": ["up", "open", "down"], "difference": [0.2, 0.0, -0.2]})
+    effects = effects.assign(low=effects["difference"] - 0.1, high=effects["difference"] + 0.1)
     _, ax = plt.subplots()
     forest(ax, effects, "claim", xlabel="effect (points)")
     spans = [line for line in ax.lines if line.get_marker() == "None" and len(set(line.get_xdata())) == 2]

@@ -101,7 +101,9 @@ def test_a_prompt_names_the_class():
 def test_reported_numbers_keep_their_marks():
     rows = paper_reported()
     assert set(rows["verified"]) == {"primary", "secondary"}
-    assert len(paper_reported("fig6")) == 4
+    fig6 = paper_reported("fig6").pivot(index="dataset", columns="method", values="value")
+    assert (fig6["DI"] - fig6["real"]).round(1).to_dict() == {"imagenette": 1.6, "stl10": 5.7}
+    assert "2-3" in set(paper_reported("headline")["value"])
     with pytest.raises(ValueError, match=r"'fig99'.*fig6"):
         paper_reported("fig99")
 
