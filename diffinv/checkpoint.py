@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import httpx
-import requests
+from huggingface_hub.errors import HTTPError  # of whichever HTTP library the hub client uses
 
 EMBEDDED = Path(__file__).parent / "assets" / "tinysd"
 COMPONENTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -92,7 +91,7 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(pipeline_class.download(name, revision=revision, use_safetensors=True, **UNUSED))
     except CheckpointError:
         raise
-    except (OSError, ValueError, httpx.HTTPError, requests.RequestException) as error:
+    except (OSError, ValueError, HTTPError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise CheckpointError(
             f"checkpoint {name!r} could not be fetched from the hub ({reason}): check the name and the "
