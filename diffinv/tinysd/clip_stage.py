@@ -18,6 +18,8 @@ from diffinv.tinysd.training_loop import Schedule, TrainingRun
 
 MAX_TOKENS = 16
 JITTER_PIXELS = 2
+COLOUR_RAMP_SHARE = 0.6  # of the vision stage: all images are coloured from here on
+CAPTION_LOSS_WEIGHT = 0.2
 
 
 def train_tokenizer(corpus: Corpus, count: int = 60_000) -> CLIPTokenizer:
@@ -113,6 +115,68 @@ def train_clip(
 
     run.run(loss_function, minutes=minutes)
     return run
+
+
+def train_vision(
+    corpus: Corpus,
+    tokenizer: CLIPTokenizer,
+    clip: CLIPModel,
+    folder: Path,
+    schedule: Schedule,
+    *,
+    minutes: float,
+    device: str = "cpu",
+) -> TrainingRun:
+    """Teach the image half shapes, the text half locked (LiT, Zhai et al. 2022).
+
+    Captions of one batch differ in their colours, which is enough to tell them apart: the joint stage learns
+    colours and leaves shapes alone. Here each image also has to be told from every concept, and comes in white
+    on black first: random colours from the start hide the shapes for very long.
+    """
+    clip.text_model.requires_grad_(False)
+    run = TrainingRun(clip.to(device), schedule, folder, name="vision")
+    concepts = corpus.concepts
+    concept_ids = tokenize(tokenizer, [f"a {concept} icon" for concept in concepts]).to(device)
+    number_of = {concept: number for number, concept in enumerate(concepts)}
+
+    def loss_function(network: nn.Module, generator: np.random.Generator, _: torch.Generator) -> Tensor:
+        images, captions, rows = corpus.draw(generator, schedule.batch_size)
+        coloured_share = run.samples / (COLOUR_RAMP_SHARE * schedule.total_samples)
+        plain = generator.random(len(rows)) >= coloured_share
+        images[plain] = corpus.masks[rows[plain]][..., None] / np.float32(255)
+        captions = [
+            f"a white {name} icon on black" if white else caption
+            for name, caption, white in zip(corpus.icons["concept"].iloc[rows], captions, plain, strict=True)
+        ]
+        ids = torch.cat([concept_ids, tokenize(tokenizer, captions).to(device)])
+        pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
+        network.logit_scale.data.clamp_(max=4.6)
+        labels = torch.tensor([number_of[name] for name in corpus.icons["concept"].iloc[rows]], device=device)
+        return locked_text_loss(network, ids, pixel_values.to(device), labels, len(concepts))
+
+    run.run(loss_function, minutes=minutes)
+    return run
+
+
+def locked_text_loss(
+    model: CLIPModel, ids: Tensor, pixel_values: Tensor, labels: Tensor, num_concepts: int
+) -> Tensor:
+    """Cross-entropy over all concepts, plus CLIP's image-to-text loss over the batch's captions.
+
+    ``ids`` holds the prompts of the concepts first, then one caption per image.
+    """
+    with torch.no_grad():
+        pooled = model.text_model(input_ids=ids).pooler_output
+    texts = F.normalize(model.text_projection(pooled), dim=-1)
+    images = F.normalize(
+        model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output), dim=-1
+    )
+    logits = model.logit_scale.exp() * images @ texts.T
+    by_concept, by_caption = logits.split([num_concepts, len(images)], dim=1)
+    captions = ids[num_concepts:]
+    equal = (captions[:, None] == captions[None]).all(-1).float()
+    caption_loss = F.cross_entropy(by_caption, equal / equal.sum(1, keepdim=True))
+    return F.cross_entropy(by_concept, labels) + CAPTION_LOSS_WEIGHT * caption_loss
 
 
 def save_clip(run: TrainingRun, tokenizer: CLIPTokenizer, folder: Path) -> None:

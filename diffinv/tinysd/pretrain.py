@@ -25,6 +25,7 @@ RESOLUTION = 32
 SCHEDULES = {
     "vae": Schedule(total_samples=72_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=140_000, batch_size=128, learning_rate=1e-3),
+    "vision": Schedule(total_samples=200_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
     "unet": Schedule(total_samples=500_000, batch_size=128, learning_rate=2e-3, decay_share=0.4),
 }
 
@@ -81,6 +82,23 @@ def run_clip(settings: Pretraining) -> TrainingRun:
     return run
 
 
+def run_vision(settings: Pretraining) -> TrainingRun:
+    """Tune the image half to the locked text half and write ``clip/`` again."""
+    clip, tokenizer = clip_stage.load_clip_folder(settings.pipeline)
+    run = clip_stage.train_vision(
+        settings.corpus(),
+        tokenizer,
+        clip,
+        settings.work,
+        settings.schedules["vision"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    clip.load_state_dict(run.ema_state())
+    clip.cpu().save_pretrained(settings.pipeline / "clip")
+    return run
+
+
 def run_unet(settings: Pretraining) -> TrainingRun:
     """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
     run = denoiser.train_denoiser(
@@ -111,11 +129,12 @@ STAGES: dict[str, Callable[[Pretraining], object]] = {
     "corpus": run_corpus,
     "vae": run_vae,
     "clip": run_clip,
+    "vision": run_vision,
     "unet": run_unet,
     "datasets": run_datasets,
     "card": run_card,
 }
-TRAINED = ("vae", "clip", "unet")
+TRAINED = tuple(SCHEDULES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
