@@ -132,11 +132,12 @@ def paired_difference(
     _check_columns(rows, ["condition", "seed", value, *by])
     if stray := sorted(set(shared) - set(by)):
         raise ValueError(f'baseline_by names "{stray[0]}", which is not in by: add it there.')
+    for name in (a, b):
+        if not (rows["condition"] == name).any():
+            raise ValueError(f'there is no row of condition "{name}": check its name.')
     sides = {}
     for name, columns in ((a, by), (b, shared)):
         side = rows.loc[rows["condition"] == name, [*columns, "seed", value]]
-        if side.empty:
-            raise ValueError(f'there is no row of condition "{name}": check its name.')
         _check_seeds_once(side, f'condition "{name}"', columns)
         sides[name] = side
     pairs = sides[a].merge(sides[b], on=[*shared, "seed"], suffixes=("", "_of_b"))
