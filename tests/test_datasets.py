@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from PIL import Image
 
 from diffinv.cache import ArtefactError
@@ -23,6 +24,8 @@ from diffinv.datasets import DatasetError, LabelledImages, load_dataset
 from diffinv.datasets.decoding import decode_png, read_image, to_square
 from diffinv.datasets.embedded import FOLDER
 
+# Where the annotations are enforced, they refuse a wrong type before the package does.
+WRONG_TYPE = (DatasetError, TypeCheckError)
 GRADIENT = np.stack(np.broadcast_arrays(np.arange(40)[:, None] * 6, np.arange(48) * 5, 99), -1).astype(
     np.uint8
 )
@@ -248,8 +251,11 @@ def test_unknown_names_splits_and_resolutions_are_refused(tmp_path):
     assert "mnist5k" in text and "icons11" in text
     refused("no split", "mnist5k", split="tset")
     fill(tmp_path / "cat", 1)
-    for resolution in (0, -8, 2.5, "32"):
+    for resolution in (0, -8):
         assert repr(resolution) in refused("above 0", tmp_path, resolution=resolution)
+    for resolution in (2.5, "32"):
+        with pytest.raises(WRONG_TYPE):
+            load_dataset(tmp_path, resolution=resolution)
     (tmp_path / "archive.zip").write_bytes(b"PK")
     refused("not a folder", tmp_path / "archive.zip")
 
@@ -563,8 +569,9 @@ def test_parts_that_do_not_fit_are_refused(change, words):
         "ids": ("a", "b"),
     }
     LabelledImages(**parts)
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(WRONG_TYPE) as caught:
         LabelledImages(**{**parts, **change})
+    assert isinstance(caught.value, TypeCheckError) or re.search(words, str(caught.value))
 
 
 # Embedded datasets.

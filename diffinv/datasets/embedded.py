@@ -28,5 +28,5 @@ def load_embedded(name: str, *, split: str, resolution: int | None) -> LabelledI
         "split": split,
         **{key: record[key] for key in ("source", "licence") if key in record},
     }
-    data = LabelledImages(**rows._asdict(), class_names=record["class_names"], provenance=provenance)
+    data = LabelledImages(**rows._asdict(), class_names=tuple(record["class_names"]), provenance=provenance)
     return data if resolution is None else data.resize(resolution)

@@ -175,7 +175,8 @@ class LabelledImages:
             )
         record = read_json(folder / PROVENANCE_FILE)
         rows = read_parquet(folder / PARQUET_FILE)
-        return cls(**rows._asdict(), class_names=record["class_names"], provenance=record["provenance"])
+        class_names = tuple(record["class_names"])
+        return cls(**rows._asdict(), class_names=class_names, provenance=record["provenance"])
 
     def _paths(self) -> list[str]:
         folders = _folder_names(self.class_names)
@@ -197,7 +198,7 @@ def is_saved(folder: Path) -> bool:
 def check_resolution(resolution: int) -> None:
     """DatasetError unless `resolution` is a positive whole number of pixels."""
     if not isinstance(resolution, int | np.integer) or resolution < 1:
-        raise DatasetError(f"the resolution {resolution!r} is no size in pixels: give a whole number above 0.")
+        raise DatasetError(f"the resolution {resolution!r} is no size: give a whole number above 0.")
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
