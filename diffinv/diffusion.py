@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -120,7 +120,7 @@ class FrozenDiffusion:
     @torch.no_grad()
     def latent_moments(
         self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
-    ) -> tuple[Float[Tensor, "image channel h w"], Float[Tensor, "image channel h w"]]:
+    ) -> tuple[Float[Tensor, "image latent_channel h w"], Float[Tensor, "image latent_channel h w"]]:
         """Scaled mean and standard deviation of E(x), float32, CPU: `mean + std * noise` is a latent."""
         means, stds = [], []
         for batch in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
@@ -132,7 +132,7 @@ class FrozenDiffusion:
 
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "image channel h w"], *, batch_size: int = 64
+        self, latents: Float[Tensor, "image latent_channel h w"], *, batch_size: int = 64
     ) -> UInt8[np.ndarray, "image height width 3"]:
         """D(z) as uint8 images, rounded as diffusers' own pipelines do."""
         images = []
@@ -161,19 +161,19 @@ class FrozenDiffusion:
 
     def add_noise(
         self,
-        latents: Float[Tensor, "image channel h w"],
-        noise: Float[Tensor, "image channel h w"],
+        latents: Float[Tensor, "image latent_channel h w"],
+        noise: Float[Tensor, "image latent_channel h w"],
         timesteps: Int[Tensor, " image"],
-    ) -> Float[Tensor, "image channel h w"]:
+    ) -> Float[Tensor, "image latent_channel h w"]:
         """z_t, the latents with as much noise as each timestep has."""
         return self._noise_schedule.add_noise(latents, noise, timesteps)
 
     def training_target(
         self,
-        latents: Float[Tensor, "image channel h w"],
-        noise: Float[Tensor, "image channel h w"],
+        latents: Float[Tensor, "image latent_channel h w"],
+        noise: Float[Tensor, "image latent_channel h w"],
         timesteps: Int[Tensor, " image"],
-    ) -> Float[Tensor, "image channel h w"]:
+    ) -> Float[Tensor, "image latent_channel h w"]:
         """What the U-Net was trained to predict: the noise, the velocity or the latents."""
         if self.prediction_type == "v_prediction":
             return self._noise_schedule.get_velocity(latents, noise, timesteps)
@@ -181,10 +181,10 @@ class FrozenDiffusion:
 
     def predict(
         self,
-        noisy: Float[Tensor, "image channel h w"],
-        timesteps: Int[Tensor, "..."],
+        noisy: Float[Tensor, "image latent_channel h w"],
+        timesteps: Shaped[Tensor, "..."],  # one an image or one for all; some schedulers have fractions
         encoder_hidden_states: Float[Tensor, "image token channel"],
-    ) -> Float[Tensor, "image channel h w"]:
+    ) -> Float[Tensor, "image latent_channel h w"]:
         """The raw U-Net call, in the network's dtype; differentiable with respect to the vectors."""
         latents, conditioning = noisy.to(self.dtype), encoder_hidden_states.to(self.dtype)
         return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]

@@ -148,8 +148,8 @@ def inversion_steps(
 def denoising_losses(
     diffusion: FrozenDiffusion,
     embeddings: Float[Tensor, "image token channel"],
-    latents: Float[Tensor, "image channel h w"],
-    noise: Float[Tensor, "image channel h w"],
+    latents: Float[Tensor, "image latent_channel h w"],
+    noise: Float[Tensor, "image latent_channel h w"],
     timesteps: Int[Tensor, " image"],
 ) -> Float[Tensor, " image"]:
     """Each image's mean squared error of the model's own training objective, in float32."""
@@ -161,7 +161,7 @@ def denoising_losses(
 
 def draw_chunk(
     settings: Inversion, ids: Sequence[str], shape: Sequence[int], num_train_timesteps: int, chunk: int
-) -> tuple[Float[Tensor, "image step 2 channel h w"], Int[Tensor, "image step"]]:
+) -> tuple[Float[Tensor, "image step 2 latent_channel h w"], Int[Tensor, "image step"]]:
     """The random numbers of one chunk of updates, each image's from its own stream.
 
     The two noises of a step are that of the latents (the autoencoder's) and that of the diffusion. Stratified

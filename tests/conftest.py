@@ -5,6 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import write_checkpoint
+from jaxtyping import install_import_hook
+
+# Before anything imports the package.
+CORE = ("diffusion", "inversion", "inversion_cache", "embeddings", "perturbation", "sampling", "synthesizers")
+install_import_hook([f"diffinv.{room}" for room in CORE], "shape_checks.check_shapes")
 
 ASSETS = Path(__file__).parent.parent / "diffinv" / "assets"
 
