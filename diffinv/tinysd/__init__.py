@@ -1,1 +1,1 @@
-"""How TinySD, the embedded Stable Diffusion, is pre-trained: a factory that nothing else in the package imports."""
+"""How TinySD, the embedded Stable Diffusion, is pre-trained: nothing else in the package imports it."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffinv.tinysd.captions import Corpus
-from diffinv.tinysd.training_loop import Schedule, TrainingRun
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 KL_WEIGHT = 1e-6
 
 
-def new_autoencoder() -> AutoencoderKL:
+def new_autoencoder() -> Any:
     """Build the 0.7M-parameter autoencoder with random weights."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -38,10 +39,11 @@ def train_autoencoder(
     corpus: Corpus, folder: Path, schedule: Schedule, *, minutes: float, device: str = "cpu"
 ) -> TrainingRun:
     """Minimise L1 + L2 + 1e-6 KL on random colourings of the corpus."""
-    torch.manual_seed(0)
-    run = TrainingRun(new_autoencoder().to(device), schedule, folder, name="vae")
+    with seeded_initialisation():
+        vae = new_autoencoder()
+    run = TrainingRun(vae.to(device), schedule, folder, name="vae")
 
-    def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
+    def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         images, _, _ = corpus.draw(generator, schedule.batch_size)
         pixel_values = to_pixel_values(images).to(device)
         posterior = network.encode(pixel_values).latent_dist
@@ -56,7 +58,7 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def finish_autoencoder(run: TrainingRun, corpus: Corpus) -> AutoencoderKL:
+def finish_autoencoder(run: TrainingRun, corpus: Corpus) -> Any:
     """Take the EMA weights and set ``scaling_factor`` to 1 / std of the latents."""
     vae = new_autoencoder()
     vae.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
@@ -68,7 +70,7 @@ def finish_autoencoder(run: TrainingRun, corpus: Corpus) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: AutoencoderKL, corpus: Corpus, count: int = 512) -> float:
+def reconstruction_psnr(vae: Any, corpus: Corpus, count: int = 512) -> float:
     """Peak signal-to-noise ratio in dB of reconstructed held-out icons (mean over images)."""
     images, _, _ = corpus.draw(np.random.default_rng(2), count)
     errors = []

@@ -1,4 +1,4 @@
-"""Icons become training pairs: a mask in two named colours on one side, a caption that says so on the other."""
+"""Icons become training pairs: a mask painted in two named colours, and a caption that says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ COLOURS: dict[str, tuple[tuple[float, float] | None, tuple[float, float], tuple[
     "light blue": ((196, 215), (0.25, 0.55), (0.88, 1.0)), "purple": ((265, 288), (0.55, 1.0), (0.5, 0.85)),
     "dark purple": ((265, 288), (0.6, 1.0), (0.22, 0.38)), "pink": ((315, 342), (0.35, 0.7), (0.88, 1.0)),
     "white": (None, (0, 0), (0.95, 1.0)), "light grey": (None, (0, 0), (0.72, 0.85)),
-    "grey": (None, (0, 0), (0.42, 0.58)), "dark grey": (None, (0, 0), (0.18, 0.3)), "black": (None, (0, 0), (0.0, 0.06)),
+    "grey": (None, (0, 0), (0.42, 0.58)), "dark grey": (None, (0, 0), (0.18, 0.3)),
+    "black": (None, (0, 0), (0.0, 0.06)),
 }  # fmt: skip
 MIN_LUMINANCE_DIFFERENCE = 0.3
 EMPTY_CAPTION_SHARE = 0.1
@@ -58,7 +59,7 @@ def draw_colour_pair(
 
 
 def colour_in(mask: np.ndarray, front: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Paint alpha masks ``uint8 [..., h, w]`` in two colours ``[..., 3]``: ``float32 [..., h, w, 3]`` in [0, 1]."""
+    """Paint masks ``uint8 [..., h, w]`` in two colours ``[..., 3]``: ``float32 [..., h, w, 3]`` in [0, 1]."""
     alpha = mask[..., None].astype(np.float32) / 255
     front, back = front[..., None, None, :], back[..., None, None, :]
     return (alpha * front + (1 - alpha) * back).astype(np.float32)
@@ -89,7 +90,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path, part: str, resolution: int) -> Corpus:
-        """Read one part (``train``, ``held_out``, ``icons10``, ``novel10``), area-averaged to ``resolution`` px."""
+        """Read ``train``, ``held_out``, ``icons10`` or ``novel10``, area-averaged to ``resolution`` px."""
         icons = pd.read_parquet(folder / "icons.parquet")
         icons = icons[icons["part"] == part].reset_index(drop=True)
         stored = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)[icons["mask"]]
@@ -104,7 +105,7 @@ class Corpus:
         return self.icons["concept"].value_counts().index.tolist()
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """Draw ``count`` pairs: images ``float32 [count, h, w, 3]`` in [0, 1], captions, and rows of ``icons``."""
+        """Draw pairs: images ``float32 [count, h, w, 3]`` in [0, 1], captions, and rows of ``icons``."""
         rows = generator.integers(len(self.icons), size=count)
         fronts, backs, captions = [], [], []
         for concept, style in self.icons.iloc[rows][["concept", "style"]].itertuples(index=False):

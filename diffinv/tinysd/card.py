@@ -1,4 +1,4 @@
-"""Stage ``card``: measure TinySD on held-out icon sets, ship it in half precision, and write down how far it got."""
+"""Stage ``card``: measure TinySD on held-out icon sets, ship it in half precision, say how far it got."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corp
 
 
 def speed(diffusion: FrozenDiffusion, *, count: int = 64, repeats: int = 3) -> dict[str, float]:
-    """Median time of an inversion update and of a guided sample, in ms an image, on this machine as it is set up."""
+    """Median time of an inversion update and of a guided sample, in ms an image, on this machine."""
     real = load_dataset("icons10", split="test").subset(range(count))
     settings = Inversion(steps_per_image=5 * repeats + 1, batch_size=count)
     updates, started = [], time.perf_counter()
@@ -166,13 +166,15 @@ def _training(target: Path, schedules: dict[str, Schedule]) -> dict[str, dict[st
 
 def _write_notice(path: Path, facts: dict) -> None:
     lines = [
-        "TinySD was trained on icons of these sets (those marked 'held out' only measured it or made the datasets).",
+        "TinySD was trained on icons of these sets "
+        "(those marked 'held out' only measured it or made the datasets).",
         "",
     ]
     for name, entry in facts["sets"].items():
         part = "held out" if entry["held_out"] else "trained on"
         lines.append(
-            f"{entry['name']} ({name}), {entry['author']}, {entry['licence']}, {entry['icons']} icons, {part}, {entry['url']}"
+            f"{entry['name']} ({name}), {entry['author']}, {entry['licence']}, "
+            f"{entry['icons']} icons, {part}, {entry['url']}"
         )
     with write_atomically(path, "w") as file:
         file.write("\n".join(lines) + "\n")
@@ -190,23 +192,25 @@ def _card_text(figures: dict[str, float], training: dict[str, dict[str, float]],
         else "Not at release scale yet. Goals not met: " + "; ".join(missed) + "."
     )
     stages = "\n".join(
-        f"| {stage} | {int(entry['samples']):,} of {int(entry['planned_samples']):,} | {entry['seconds'] / 60:.0f} | {entry['loss']:.4f} |"
+        f"| {stage} | {int(entry['samples']):,} of {int(entry['planned_samples']):,} "
+        f"| {entry['seconds'] / 60:.0f} | {entry['loss']:.4f} |"
         for stage, entry in training.items()
     )
     measured = "\n".join(row(name, value) for name, value in figures.items())
     return f"""# TinySD
 
-A complete Stable Diffusion in miniature, in diffusers layout: autoencoder (f = 4, four latent channels), a U-Net with
-cross-attention, a CLIP text encoder, a tokenizer and a scheduler, and beside them the whole CLIP. It draws icons of
-32 x 32 pixels. It exists so that everything in `diffinv` can be shown, taught and tested offline on a laptop.
+A complete Stable Diffusion in miniature, in diffusers layout: autoencoder (f = 4, four latent channels), a
+U-Net with cross-attention, a CLIP text encoder, a tokenizer and a scheduler, and beside them the whole CLIP.
+It draws icons of 32 x 32 pixels, so that everything in `diffinv` can be shown and tested offline on a laptop.
 
 {scale}
 
 ## Training
 
 Corpus: {facts["icons"]["train"]:,} monochrome icons of {facts["num_concepts"]} concepts from `@iconify/json`
-{facts["iconify_version"]}, each in random colours with a caption; whole icon sets held out; the words of novel10 left
-out. sha256 of the corpus: `{facts["sha256"]}`. Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
+{facts["iconify_version"]}, each in random colours with a caption; whole icon sets held out; the words of
+novel10 left out. sha256 of the corpus: `{facts["sha256"]}`.
+Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 
 | stage | samples seen | minutes | last loss |
 | --- | --- | --- | --- |

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from diffinv.tinysd.captions import Corpus
-from diffinv.tinysd.training_loop import Schedule, TrainingRun
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 MAX_TOKENS = 16
 JITTER_PIXELS = 2
@@ -50,8 +50,9 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """Build the CLIP with random weights: a 4-layer ViT over 8 px patches and a 2-layer text transformer."""
     text = {
         "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": MAX_TOKENS, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "num_attention_heads": 4, "max_position_embeddings": MAX_TOKENS,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     vision = {
         "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -104,10 +105,11 @@ def train_clip(
     device: str = "cpu",
 ) -> TrainingRun:
     """Train image and text halves together on captioned icons."""
-    torch.manual_seed(0)
-    run = TrainingRun(new_clip(tokenizer).to(device), schedule, folder, name="clip")
+    with seeded_initialisation():
+        clip: Any = new_clip(tokenizer)
+    run = TrainingRun(clip.to(device), schedule, folder, name="clip")
 
-    def loss_function(network: nn.Module, generator: np.random.Generator, _: torch.Generator) -> Tensor:
+    def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         images, captions, _ = corpus.draw(generator, schedule.batch_size)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
         network.logit_scale.data.clamp_(max=4.6)
@@ -120,7 +122,7 @@ def train_clip(
 def train_vision(
     corpus: Corpus,
     tokenizer: CLIPTokenizer,
-    clip: CLIPModel,
+    clip: Any,
     folder: Path,
     schedule: Schedule,
     *,
@@ -130,8 +132,8 @@ def train_vision(
     """Teach the image half shapes, the text half locked (LiT, Zhai et al. 2022).
 
     Captions of one batch differ in their colours, which is enough to tell them apart: the joint stage learns
-    colours and leaves shapes alone. Here each image also has to be told from every concept, and comes in white
-    on black first: random colours from the start hide the shapes for very long.
+    colours and leaves shapes alone. Here each image also has to be told from every concept, and comes in
+    white on black first: random colours from the start hide the shapes for very long.
     """
     clip.text_model.requires_grad_(False)
     run = TrainingRun(clip.to(device), schedule, folder, name="vision")
@@ -139,7 +141,7 @@ def train_vision(
     concept_ids = tokenize(tokenizer, [f"a {concept} icon" for concept in concepts]).to(device)
     number_of = {concept: number for number, concept in enumerate(concepts)}
 
-    def loss_function(network: nn.Module, generator: np.random.Generator, _: torch.Generator) -> Tensor:
+    def loss_function(network: Any, generator: np.random.Generator, _: torch.Generator) -> Tensor:
         images, captions, rows = corpus.draw(generator, schedule.batch_size)
         coloured_share = run.samples / (COLOUR_RAMP_SHARE * schedule.total_samples)
         plain = generator.random(len(rows)) >= coloured_share
@@ -185,7 +187,8 @@ def save_clip(run: TrainingRun, tokenizer: CLIPTokenizer, folder: Path) -> None:
     clip.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
     clip.save_pretrained(folder / "clip")
     image_processor().save_pretrained(folder / "clip")
-    text_encoder = CLIPTextModel(clip.config.text_config)
+    text_config: Any = clip.config.text_config
+    text_encoder = CLIPTextModel(text_config)
     text_encoder.load_state_dict(_text_half(clip, text_encoder))
     text_encoder.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -214,11 +217,5 @@ def zero_shot_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray
 
 def load_clip_folder(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """Read back what ``save_clip`` wrote, in evaluation mode."""
-    return CLIPModel.from_pretrained(folder / "clip").eval(), CLIPTokenizer.from_pretrained(
-        folder / "tokenizer"
-    )
-
-
-def as_uint8(images: np.ndarray) -> list[Image.Image]:
-    """PIL images of float images in [0, 1]."""
-    return [Image.fromarray((image * 255).round().astype(np.uint8)) for image in images]
+    clip = CLIPModel.from_pretrained(folder / "clip").eval()
+    return clip, CLIPTokenizer.from_pretrained(folder / "tokenizer")

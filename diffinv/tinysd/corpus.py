@@ -1,7 +1,7 @@
 """The pre-training corpus: open-source icons as alpha masks, each with a concept, style words and a licence.
 
-The source is the npm package ``@iconify/json`` (``ICONIFY_VERSION``), fetched with ``npm pack`` only to pre-train
-again. Whole icon sets are held out; the concepts of ``novel10`` are left out of the training part altogether.
+The source is the npm package ``@iconify/json`` (``ICONIFY_VERSION``), fetched with ``npm pack`` only to
+pre-train again. Whole icon sets are held out; the concepts of ``novel10`` are left out of the training part.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,62 +23,24 @@ import pandas as pd
 from PIL import Image
 
 from diffinv.cache import write_atomically, write_json
+from diffinv.tinysd.concepts import ICONS10, NOVEL10, UNSPOKEN_WORDS, IconName
 
 ICONIFY_VERSION = "2.2.535"
 RENDER_RESOLUTION = 64
-LICENCES = frozenset(
-    "MIT Apache-2.0 ISC BSD-3-Clause BSD-2-Clause CC0-1.0 CC-BY-4.0 CC-BY-3.0 OFL-1.1 Unlicense MPL-2.0".split()
-)
-STYLE_WORDS = {
-    "outline": "outline", "outlined": "outline", "line": "outline", "linear": "outline", "o": "outline",
-    "filled": "filled", "fill": "filled", "solid": "filled", "s": "filled", "bold": "bold", "light": "thin",
-    "thin": "thin", "duotone": "duotone", "twotone": "duotone", "sharp": "sharp", "rounded": "rounded",
-    "round": "rounded", "regular": "", "r": "", "l": "thin", "b": "bold", "alt": "", "two": "", "tone": "",
-    "broken": "broken", "bulk": "duotone", "off": "crossed out",
-}  # fmt: skip
-ICONS10 = {
-    "car": ("car", "car side", "car front", "car alt"), "home": ("home", "house"), "heart": ("heart",),
-    "star": ("star",), "bell": ("bell", "notification", "notifications"), "cloud": ("cloud",),
-    "camera": ("camera",), "key": ("key", "vpn key"),
-    "tree": ("tree", "pine tree", "tree deciduous", "tree evergreen", "tree palm", "palm tree", "evergreen tree",
-             "deciduous tree", "christmas tree", "tree pine", "trees"),
-    "umbrella": ("umbrella", "beach umbrella", "umbrella beach", "umbrella open", "beach access", "umbrella closed"),
-}  # fmt: skip
-NOVEL10 = {
-    "anchor": ("anchor",), "bug": ("bug", "beetle", "ladybug"), "crown": ("crown",), "gift": ("gift", "present"),
-    "magnet": ("magnet",), "puzzle": ("puzzle", "puzzle piece", "jigsaw"), "rocket": ("rocket", "rocket launch"),
-    "scissors": ("scissors", "scissor", "cut"), "skull": ("skull", "skull crossbones", "skeleton"),
-    "trophy": ("trophy", "trophy award"),
-}  # fmt: skip
-# Every word under which a novel10 shape might enter the training captions.
-UNSPOKEN_WORDS = frozenset(
-    "anchor anchors bug bugs beetle ladybug insect debug crown king queen princess royal gift gifts present "
-    "giftcard magnet magnets magnetic puzzle puzzles jigsaw extension rocket rockets launch spaceship spacecraft "
-    "scissors scissor cut skull skulls skeleton death poison trophy trophies award awards prize cup".split()
-)
-
-
-@dataclass(frozen=True)
-class IconName:
-    """What an icon's name says: the concept and the style words."""
-
-    concept: str
-    style: str
-
-    @classmethod
-    def parse(cls, name: str) -> IconName:
-        """Split ``heart-outline-24`` into the concept ``heart`` and the style ``outline``."""
-        words = [
-            word for word in re.split(r"[-_]", name.lower()) if word and not re.fullmatch(r"\d+(px)?", word)
-        ]
-        styles = dict.fromkeys(STYLE_WORDS[word] for word in words if STYLE_WORDS.get(word))
-        return cls(" ".join(word for word in words if word not in STYLE_WORDS), " ".join(styles))
+LICENCES = frozenset({
+    "MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "BSD-2-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0",
+    "OFL-1.1", "Unlicense", "MPL-2.0",
+})  # fmt: skip
+# Any number would do; the shipped weights and datasets belong to the third that this one holds out.
+HOLD_OUT_SALT = 222
 
 
 def family(icon_set: str) -> str:
-    """Name the design family of an icon set (``fa6-solid`` -> ``fa``), which is held out or trained on as a whole."""
-    merged = {"ic": "material", "mdi": "material", "bxs": "bx", "boxicons": "bx", "system": "remix", "ri": "remix",
-              "uit": "uil", "uis": "uil", "uim": "uil", "fad": "fad", "el": "elusive", "la": "icons8"}  # fmt: skip
+    """Name the design family of a set (``fa6-solid`` -> ``fa``), held out or trained on as a whole."""
+    merged = {
+        "ic": "material", "mdi": "material", "bxs": "bx", "boxicons": "bx", "system": "remix", "ri": "remix",
+        "uit": "uil", "uis": "uil", "uim": "uil", "fad": "fad", "el": "elusive", "la": "icons8",
+    }  # fmt: skip
     stem = re.sub(r"\d+$", "", icon_set.split("-")[0])
     return merged.get(icon_set, merged.get(stem, stem))
 
@@ -88,24 +50,31 @@ def held_out(icon_set: str) -> bool:
     return hashlib.sha256(f"hold-out/{HOLD_OUT_SALT}/{family(icon_set)}".encode()).digest()[0] % 3 == 0
 
 
-HOLD_OUT_SALT = 222
-
-
 def fetch_iconify(folder: Path) -> Path:
     """Fetch and unpack ``@iconify/json`` into ``folder`` with ``npm pack``; reuse what is there."""
     package = folder / "package"
     if not (package / "collections.json").exists():
+        if not (npm := shutil.which("npm")):
+            raise ValueError(
+                "npm is not installed: install Node.js, or name an unpacked @iconify/json (--iconify)."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "pack", f"@iconify/json@{ICONIFY_VERSION}", "--silent"], cwd=folder, check=True
-        )
+        wanted = f"@iconify/json@{ICONIFY_VERSION}"
+        if subprocess.run([npm, "pack", wanted, "--silent"], cwd=folder).returncode:
+            raise ValueError(f"npm could not fetch {wanted}: connect, or name an unpacked one (--iconify).")
         with tarfile.open(folder / f"iconify-json-{ICONIFY_VERSION}.tgz") as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder / "unpacking", filter="data")
+        # Moved only when whole, so that an interrupted unpacking is not taken for the package.
+        (folder / "unpacking" / "package").rename(package)
     return package
 
 
 def collections(package: Path) -> dict[str, dict]:
     """List the icon sets whose licence allows training and shipping: monochrome, no logos, no trademarks."""
+    if not (package / "collections.json").is_file():
+        raise ValueError(
+            f"{package} has no collections.json: name an unpacked @iconify/json, or none to fetch it."
+        )
     every = json.loads((package / "collections.json").read_text())
     return {
         name: entry
@@ -132,7 +101,7 @@ def list_icons(package: Path) -> pd.DataFrame:
 def select_icons(icons: pd.DataFrame, num_concepts: int) -> pd.DataFrame:
     """Keep the most frequent trainable concepts, and what the embedded datasets are made of.
 
-    Adds ``part``: ``train`` and ``held_out`` (the same concepts, other sets), ``icons10`` (held-out sets only)
+    Adds ``part``: ``train`` and ``held_out`` (the same concepts, other sets), ``icons10`` (held-out sets)
     and ``novel10`` (all sets, since no set's novel10 icons are trained on), with its class in ``label``.
     """
     spoken = icons[[UNSPOKEN_WORDS.isdisjoint(concept.split()) for concept in icons["concept"]]]
@@ -157,7 +126,7 @@ def select_icons(icons: pd.DataFrame, num_concepts: int) -> pd.DataFrame:
 
 
 def render_masks(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
-    """Draw icons of one set as alpha masks, ``uint8 [64, 64]``; an icon that cannot be drawn gives an empty mask."""
+    """Draw icons of one set as alpha masks, ``uint8 [64, 64]``; what cannot be drawn gives an empty mask."""
     import resvg_py
 
     data = json.loads((package / "json" / f"{icon_set}.json").read_text())
@@ -190,55 +159,64 @@ def build_corpus(
 ) -> Path:
     """Write ``masks.npy`` (uint8 ``[icon, 64, 64]``), ``icons.parquet`` and ``corpus.json`` into ``folder``.
 
-    Icons whose mask is empty or full, and held-out or dataset icons whose shape (nearly) equals a trained one, are
-    dropped, so that nothing is evaluated on what was trained on under another set's name.
+    Icons whose mask is empty or full, and held-out or dataset icons whose shape (nearly) equals a trained
+    one, are dropped, so that nothing is evaluated on what was trained on under another set's name.
     """
     package = package or fetch_iconify(folder / "iconify")
     icons = select_icons(list_icons(package), num_concepts)
+    if "train" not in set(icons["part"]):
+        raise ValueError(f"{package} has no icon to train on: unpack the whole @iconify/json there.")
+    icons, masks = draw_icons(package, icons, workers)
+    coverage = masks.mean((1, 2)) / 255
+    icons = icons[((coverage > 0.02) & (coverage < 0.95))[icons["mask"]]]
+    icons = drop_near_duplicates(icons, masks).reset_index(drop=True)
+    with write_atomically(folder / "masks.npy") as file:
+        np.save(file, masks, allow_pickle=False)
+    with write_atomically(folder / "icons.parquet") as file:
+        icons.to_parquet(file)
+    facts = {
+        "iconify_version": ICONIFY_VERSION,
+        "num_concepts": num_concepts,
+        "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
+        "icons": icons["part"].value_counts().to_dict(),
+        "sets": describe_sets(package, icons),
+    }
+    write_json(folder / "corpus.json", facts)
+    return folder
+
+
+def draw_icons(package: Path, icons: pd.DataFrame, workers: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Draw every icon once: ``icons`` with the row of its mask in ``mask``, and masks ``[icon, 64, 64]``."""
     unique = icons.drop_duplicates(["icon_set", "name"]).sort_values(["icon_set", "name"])
     jobs = [
         (package, icon_set, group["name"].tolist())
         for icon_set, group in unique.groupby("icon_set", sort=True)
     ]
     with ProcessPoolExecutor(workers) as pool:
-        drawn = np.concatenate(list(pool.map(_render_set, jobs)))
+        masks = np.concatenate(list(pool.map(_render_set, jobs)))
     row_of = {key: row for row, key in enumerate(zip(unique["icon_set"], unique["name"], strict=True))}
-    icons["mask"] = [row_of[key] for key in zip(icons["icon_set"], icons["name"], strict=True)]
-    coverage = drawn.mean((1, 2)) / 255
-    icons = icons[((coverage > 0.02) & (coverage < 0.95))[icons["mask"]]]
-    icons = drop_near_duplicates(icons, drawn).reset_index(drop=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_atomically(folder / "masks.npy") as file:
-        np.save(file, drawn, allow_pickle=False)
-    with write_atomically(folder / "icons.parquet") as file:
-        icons.to_parquet(file)
-    digest = hashlib.sha256(drawn.tobytes() + icons.to_csv().encode()).hexdigest()
-    licences = collections(package)
-    write_json(
-        folder / "corpus.json",
-        {
-            "iconify_version": ICONIFY_VERSION,
-            "num_concepts": num_concepts,
-            "sha256": digest,
-            "icons": icons["part"].value_counts().to_dict(),
-            "sets": {
-                icon_set: {
-                    "name": licences[icon_set]["name"],
-                    "author": licences[icon_set]["author"]["name"],
-                    "licence": licences[icon_set]["license"]["spdx"],
-                    "url": licences[icon_set]["author"].get("url", ""),
-                    "held_out": held_out(icon_set),
-                    "icons": int(count),
-                }
-                for icon_set, count in icons.groupby("icon_set").size().items()
-            },
-        },
-    )
-    return folder
+    rows = [row_of[key] for key in zip(icons["icon_set"], icons["name"], strict=True)]
+    return icons.assign(mask=rows), masks
+
+
+def describe_sets(package: Path, icons: pd.DataFrame) -> dict[str, dict]:
+    """Say of every set that is used who drew it, under which licence, and for what it is used."""
+    entries = collections(package)
+    return {
+        icon_set: {
+            "name": entries[icon_set]["name"],
+            "author": entries[icon_set]["author"]["name"],
+            "licence": entries[icon_set]["license"]["spdx"],
+            "url": entries[icon_set]["author"].get("url", ""),
+            "held_out": held_out(icon_set),
+            "icons": int(count),
+        }
+        for icon_set, count in icons.groupby("icon_set").size().items()
+    }
 
 
 def drop_near_duplicates(icons: pd.DataFrame, masks: np.ndarray, threshold: float = 0.02) -> pd.DataFrame:
-    """Drop evaluation icons within ``threshold`` mean absolute difference of another set's icon of their concept."""
+    """Drop evaluation icons within ``threshold`` (mean absolute difference) of one of their concept."""
     small = masks.reshape(len(masks), 16, 4, 16, 4).mean((2, 4)).reshape(len(masks), -1) / 255
     keep = np.ones(len(icons), bool)
     positions = icons.reset_index(drop=True)

@@ -1,8 +1,9 @@
-"""Stage ``unet``: the text-conditioned denoiser on 8 x 8 latents, epsilon prediction, Stable Diffusion's noise schedule."""
+"""Stage ``unet``: the text-conditioned denoiser of 8 x 8 latents, on Stable Diffusion's noise schedule."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,14 @@ from diffinv.randomness import numpy_stream, stream
 from diffinv.tinysd.autoencoder import to_pixel_values
 from diffinv.tinysd.captions import EMPTY_CAPTION_SHARE, Corpus
 from diffinv.tinysd.clip_stage import tokenize
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank, world_size
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank, seeded_initialisation, world_size
 
 MIN_SNR_GAMMA = 5.0
 PAIRS_PER_BLOCK = 8192
 PASSES_PER_BLOCK = 3
 
 
-def new_denoiser() -> UNet2DConditionModel:
+def new_denoiser() -> Any:
     """Build the 5.3M-parameter U-Net: plain convolutions at 8 x 8, cross-attention at 4 x 4 and 2 x 2."""
     return UNet2DConditionModel(
         sample_size=8,
@@ -37,7 +38,7 @@ def new_denoiser() -> UNet2DConditionModel:
     )
 
 
-def new_scheduler() -> DDIMScheduler:
+def new_scheduler() -> Any:
     """Stable Diffusion's scaled-linear schedule of 1,000 steps."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -52,8 +53,8 @@ def new_scheduler() -> DDIMScheduler:
 class EncodedBlocks:
     """Latents and text embeddings of drawn pairs, encoded once a block and seen ``PASSES_PER_BLOCK`` times.
 
-    Encoding on the fly costs about a third of a training step; the noise is fresh on every pass. A block is a pure
-    function of (seed, block, process), so a resumed run sees the same pairs.
+    Encoding on the fly costs about a third of a training step; the noise is fresh on every pass. A block is a
+    pure function of (seed, block, process), so a resumed run sees the same pairs.
     """
 
     def __init__(self, corpus: Corpus, pipeline_folder: Path, *, seed: int = 0, device: str = "cpu") -> None:
@@ -100,9 +101,10 @@ def train_denoiser(
     minutes: float,
     device: str = "cpu",
 ) -> TrainingRun:
-    """Train the U-Net on encoded pairs with min-SNR weights (Hang et al. 2023, gamma 5) and stratified timesteps."""
-    torch.manual_seed(0)
-    run = TrainingRun(new_denoiser().to(device), schedule, folder, name="unet")
+    """Train the U-Net with min-SNR weights (Hang et al. 2023, gamma 5) and stratified timesteps."""
+    with seeded_initialisation():
+        unet = new_denoiser()
+    run = TrainingRun(unet.to(device), schedule, folder, name="unet")
     blocks = EncodedBlocks(corpus, pipeline_folder, device=device)
     scheduler = new_scheduler()
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
@@ -128,7 +130,7 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path) -> None:
     """Write ``unet/``, ``scheduler/`` and ``model_index.json`` beside the parts that are there already."""
     unet = new_denoiser()
     unet.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(pipeline_folder / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer"),

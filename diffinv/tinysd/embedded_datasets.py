@@ -62,10 +62,15 @@ def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Pat
     salt = choose_salt(icons)
     icons = icons.assign(split=[split_of(icon_set, salt) for icon_set in icons["icon_set"]])
     class_names = sorted(icons["label"].unique())
-    sizes = {
-        split: int(min(MOST_ICONS_PER_CLASS[split], group.groupby("label").size().min()))
-        for split, group in icons.groupby("split")
-    }
+    counts = (
+        icons.groupby(["label", "split"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=[*SHARES], fill_value=0)
+    )
+    if counts.empty or counts.to_numpy().min() == 0:
+        raise ValueError(f"{corpus_folder} has too few icon sets for {name}: a class is missing in a split.")
+    sizes = {split: int(min(MOST_ICONS_PER_CLASS[split], counts[split].min())) for split in sorted(SHARES)}
     for split, size in sizes.items():
         rows = icons[icons["split"] == split]
         chosen = [
@@ -117,7 +122,8 @@ def _write_notice(folder: Path, corpus: Corpus, icons: pd.DataFrame, name: str) 
     for icon_set, count in icons.groupby("icon_set").size().items():
         facts = corpus.facts["sets"][icon_set]
         lines.append(
-            f"{facts['name']} ({icon_set}), {facts['author']}, {facts['licence']}, {count} icons, {facts['url']}"
+            f"{facts['name']} ({icon_set}), {facts['author']}, {facts['licence']}, "
+            f"{count} icons, {facts['url']}"
         )
     with write_atomically(folder / "NOTICE", "w") as file:
         file.write("\n".join(lines) + "\n")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -135,35 +137,79 @@ STAGES: dict[str, Callable[[Pretraining], object]] = {
     "card": run_card,
 }
 TRAINED = tuple(SCHEDULES)
+BUILDS_ON = {
+    "vae": ("corpus",), "clip": ("corpus",), "vision": ("corpus", "clip"), "unet": ("corpus", "vae", "clip"),
+    "datasets": ("corpus",), "card": ("corpus", *TRAINED),
+}  # fmt: skip
+# The file in the work folder that a stage writes last.
+PROOF = {
+    "corpus": "corpus/corpus.json", "vae": "tinysd/vae/config.json",
+    "clip": "tinysd/tokenizer/tokenizer.json", "vision": "vision.json", "unet": "tinysd/model_index.json",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run one stage, or all in order."""
+    """Parse the command line and run one stage, or all in order.
+
+    ValueError, one sentence, for impossible options, a stage whose forerunners are missing, and a checkpoint
+    that would be overwritten.
+    """
     options = _parser().parse_args(arguments)
     stages = list(STAGES) if options.stage == "all" else [options.stage]
-    for stage in stages:
-        if stage in TRAINED and (options.work / f"{stage}.safetensors").exists() and not options.resume:
-            raise ValueError(
-                f"{options.work / stage}.safetensors exists: add --resume to continue it, or choose another --work."
-            )
+    _check(options, stages)
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
     torch.set_num_threads(options.threads)
-    schedules = dict(SCHEDULES)
-    if options.samples:
-        for stage in stages:
-            if stage in TRAINED:
-                schedules[stage] = Schedule(**{**vars(schedules[stage]), "total_samples": options.samples})
+    schedules = {
+        stage: replace(schedule, total_samples=options.samples)
+        if options.samples and stage in stages
+        else schedule
+        for stage, schedule in SCHEDULES.items()
+    }
     settings = Pretraining(
         options.work, options.minutes, options.concepts, schedules, options.device, options.iconify
     )
     for stage in stages:
+        check_forerunners(stage, settings.work)
         STAGES[stage](settings)
     return 0
 
 
+def check_forerunners(stage: str, work: Path) -> None:
+    """Raise ValueError, naming what to run first, unless the stages that ``stage`` builds on are in ``work``."""
+    for earlier in BUILDS_ON.get(stage, ()):
+        if not (work / PROOF[earlier]).is_file():
+            raise ValueError(
+                f"{work} lacks the {earlier} stage, which {stage} builds on: run --stage {earlier} first."
+            )
+
+
+def _check(options: argparse.Namespace, stages: list[str]) -> None:
+    for name in ("samples", "concepts", "threads"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, not {value}.")
+    if not options.minutes >= 0:
+        raise ValueError(f"--minutes must be 0 or more, not {options.minutes}.")
+    kind = options.device.split(":")[0]
+    if kind not in {"cpu", "cuda"}:
+        raise ValueError(f"--device is cpu or cuda, not {options.device!r}.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here: use --device cpu.")
+    for stage in stages:
+        checkpoint = options.work / f"{stage}.safetensors"
+        if stage in TRAINED and checkpoint.exists() and not options.resume:
+            raise ValueError(f"{checkpoint} exists: add --resume to continue it, or choose another --work.")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffinv pretrain", description=__doc__)
+    parser = _Parser(
+        prog="diffinv pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--stage", choices=[*STAGES, "all"], default="all", help="stages build on one another"
     )
@@ -184,4 +230,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from diffinv.cli import main as command_line
+
+    raise SystemExit(command_line(["pretrain", *sys.argv[1:]]))

@@ -1,10 +1,11 @@
-"""One resumable training loop for every stage: step-seeded data, EMA, a trapezoid schedule, safetensors checkpoints."""
+"""One resumable training loop for every stage: step-seeded data, EMA, a trapezoid schedule, checkpoints."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,26 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+class PretrainingDiverged(RuntimeError):
+    """A stage's loss is no longer finite; the message says what to do."""
+
+
+@contextmanager
+def seeded_initialisation(seed: int = 0) -> Iterator[None]:
+    """Draw a network's first weights from ``seed``, and leave the process's own random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]
 
 
 class TrainingRun:
     """A stage's network, optimiser and EMA copy, continued from ``folder`` when a checkpoint lies there.
 
-    The batch of a step is a pure function of (seed, step, process), so a run that was killed and resumed by as many
-    processes sees exactly the batches that an unbroken run sees.
+    The batch of a step is a pure function of (seed, step, process), so a run that was killed and resumed by
+    as many processes sees exactly the batches that an unbroken run sees.
     """
 
     def __init__(
@@ -79,7 +92,7 @@ class TrainingRun:
         return self.samples >= self.schedule.total_samples
 
     def run(self, loss_function: LossFunction, *, minutes: float, save_every_seconds: float = 180) -> None:
-        """Train for at most ``minutes`` (or to the schedule's end), logging to ``<name>.jsonl`` in the folder."""
+        """Train for ``minutes`` at most, or to the schedule's end, logging to ``<name>.jsonl``."""
         started, saved, losses = time.monotonic(), time.monotonic(), []
         before = self.seconds
         self.network.train()
@@ -92,6 +105,8 @@ class TrainingRun:
             if time.monotonic() - saved > save_every_seconds:
                 self.save()
                 saved = time.monotonic()
+        if losses:
+            self._log(float(np.mean(losses)))
         self.save()
 
     def ema_state(self) -> dict[str, Tensor]:
@@ -108,8 +123,9 @@ class TrainingRun:
         keys = (self.name, step, rank())
         loss = loss_function(self.network, numpy_stream(self.seed, *keys), stream(self.seed, *keys, "noise"))
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the {self.name} stage's loss is not finite at step {step}: resume it with a lower learning rate"
+            raise PretrainingDiverged(
+                f"the {self.name} stage's loss is not finite at step {step}: "
+                "resume it with a lower learning rate."
             )
         loss.backward()
         self._average_gradients()

@@ -1,0 +1,55 @@
+"""What an icon's name says: its concept and its style; and the words that no training caption speaks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+STYLE_WORDS = {
+    "outline": "outline", "outlined": "outline", "line": "outline", "linear": "outline", "o": "outline",
+    "filled": "filled", "fill": "filled", "solid": "filled", "s": "filled", "bold": "bold", "light": "thin",
+    "thin": "thin", "duotone": "duotone", "twotone": "duotone", "sharp": "sharp", "rounded": "rounded",
+    "round": "rounded", "regular": "", "r": "", "l": "thin", "b": "bold", "alt": "", "two": "", "tone": "",
+    "broken": "broken", "bulk": "duotone", "off": "crossed out",
+}  # fmt: skip
+ICONS10 = {
+    "car": ("car", "car side", "car front", "car alt"), "home": ("home", "house"), "heart": ("heart",),
+    "star": ("star",), "bell": ("bell", "notification", "notifications"), "cloud": ("cloud",),
+    "camera": ("camera",), "key": ("key", "vpn key"),
+    "tree": ("tree", "pine tree", "tree deciduous", "tree evergreen", "tree palm", "palm tree",
+             "evergreen tree", "deciduous tree", "christmas tree", "tree pine", "trees"),
+    "umbrella": ("umbrella", "beach umbrella", "umbrella beach", "umbrella open", "beach access",
+                 "umbrella closed"),
+}  # fmt: skip
+NOVEL10 = {
+    "anchor": ("anchor",), "bug": ("bug", "beetle", "ladybug"), "crown": ("crown",),
+    "gift": ("gift", "present"), "magnet": ("magnet",), "puzzle": ("puzzle", "puzzle piece", "jigsaw"),
+    "rocket": ("rocket", "rocket launch"),
+    "scissors": ("scissors", "scissor", "cut"), "skull": ("skull", "skull crossbones", "skeleton"),
+    "trophy": ("trophy", "trophy award"),
+}  # fmt: skip
+# Every word under which a novel10 shape might enter the training captions.
+UNSPOKEN_WORDS = frozenset({
+    "anchor", "anchors", "bug", "bugs", "beetle", "ladybug", "insect", "debug", "crown", "king",
+    "queen", "princess", "royal", "gift", "gifts", "present", "giftcard", "magnet", "magnets",
+    "magnetic", "puzzle", "puzzles", "jigsaw", "extension", "rocket", "rockets", "launch", "spaceship",
+    "spacecraft", "scissors", "scissor", "cut", "skull", "skulls", "skeleton", "death", "poison",
+    "trophy", "trophies", "award", "awards", "prize", "cup",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IconName:
+    """What an icon's name says: the concept and the style words."""
+
+    concept: str
+    style: str
+
+    @classmethod
+    def parse(cls, name: str) -> IconName:
+        """Split ``heart-outline-24`` into the concept ``heart`` and the style ``outline``."""
+        words = [
+            word for word in re.split(r"[-_]", name.lower()) if word and not re.fullmatch(r"\d+(px)?", word)
+        ]
+        styles = dict.fromkeys(STYLE_WORDS[word] for word in words if STYLE_WORDS.get(word))
+        return cls(" ".join(word for word in words if word not in STYLE_WORDS), " ".join(styles))
