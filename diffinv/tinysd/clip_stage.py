@@ -41,9 +41,8 @@ def train_tokenizer(corpus: Corpus, count: int = 60_000) -> CLIPTokenizer:
     learnt = json.loads(learner.to_str())["model"]
     tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *learnt["vocab"]])
     vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=[tuple(merge) for merge in learnt["merges"]], model_max_length=MAX_TOKENS
-    )
+    merges: Any = [tuple(merge) for merge in learnt["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

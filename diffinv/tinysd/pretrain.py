@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_forerunners(stage: str, work: Path) -> None:
-    """Raise ValueError, naming what to run first, unless the stages that ``stage`` builds on are in ``work``."""
+    """Raise ValueError, naming what to run first, unless ``work`` has all that ``stage`` builds on."""
     for earlier in BUILDS_ON.get(stage, ()):
         if not (work / PROOF[earlier]).is_file():
             raise ValueError(
