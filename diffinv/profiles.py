@@ -18,7 +18,7 @@ from diffinv.sampling import Sampling
 class Quickstart:
     """Counts of 00_quickstart."""
 
-    real_per_class: int = 5
+    real_per_class: int = 8
     images_per_real: int = 5
 
 
@@ -37,9 +37,9 @@ class InversionLesson:
 class SamplingLesson:
     """Counts of 02_sampling_diversity."""
 
-    real_per_class: int = 5
+    real_per_class: int = 8
     gallery_rows: int = 6
-    gallery_copies: int = 6
+    gallery_copies: int = 5
     interpolated_pairs: int = 4
     interpolation_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1)
     guidance_grid: tuple[float, ...] = (1, 1.5, 2, 4, 8)
@@ -53,10 +53,10 @@ class SamplingLesson:
 class ClassifierLesson:
     """Counts of 03_classifier_training."""
 
-    number_real_per_class: int = 5  # real images a class while the number of samples grows
-    images_per_real_grid: tuple[int, ...] = (1, 2, 5, 10)
-    real_per_class_grid: tuple[int, ...] = (2, 5, 10)
-    images_per_real: int = 5  # samples a real image while the number of real images grows
+    number_real_per_class: int = 4  # real images a class while the number of samples grows
+    images_per_real_grid: tuple[int, ...] = (1, 3, 10)
+    real_per_class_grid: tuple[int, ...] = (4, 8, 16)
+    images_per_real: int = 3  # samples a real image while the number of real images grows
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ TINY = Profile(
     device="cpu",
     inversion=Inversion(steps_per_image=150),
     sampling=Sampling(num_inference_steps=10, resolution=32),
-    training=Training(architecture="resnet10_narrow", optimiser_steps=200, batch_size=64, warmup_steps=20),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
 )
 
 SMOKE = replace(
