@@ -18,6 +18,9 @@ from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialis
 
 MAX_TOKENS = 16
 JITTER_PIXELS = 2
+# CLIP's own 0.02 lets the words that the loss cares least about fade: measured with it, changing the concept moved
+# the encoded caption by 6 to 11 % of its norm, changing a colour by 86 to 113 %, and the denoiser ignored concepts.
+TOKEN_EMBEDDING_STD = 0.5
 COLOUR_RAMP_SHARE = 0.6  # of the vision stage: all images are coloured from here on
 CAPTION_LOSS_WEIGHT = 0.2
 
@@ -57,7 +60,9 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
         "image_size": 32, "patch_size": 8,
     }  # fmt: skip
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    nn.init.normal_(clip.text_model.embeddings.token_embedding.weight, std=TOKEN_EMBEDDING_STD)
+    return clip
 
 
 def image_processor() -> CLIPImageProcessor:
