@@ -18,8 +18,8 @@ from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialis
 
 MAX_TOKENS = 16
 JITTER_PIXELS = 2
-# CLIP's own 0.02 lets the words that the loss cares least about fade: measured with it, changing the concept moved
-# the encoded caption by 6 to 11 % of its norm, changing a colour by 86 to 113 %, and the denoiser ignored concepts.
+# CLIP's own 0.02 lets the words that the loss cares least about fade: measured with it, another concept moved
+# the encoded caption by 6 to 11 % of its norm, another colour by 86 to 113 %; the denoiser ignored concepts.
 TOKEN_EMBEDDING_STD = 0.5
 COLOUR_RAMP_SHARE = 0.6  # of the vision stage: all images are coloured from here on
 CAPTION_LOSS_WEIGHT = 0.2

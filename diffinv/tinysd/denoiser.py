@@ -60,7 +60,11 @@ class EncodedBlocks:
     def __init__(self, corpus: Corpus, pipeline_folder: Path, *, seed: int = 0, device: str = "cpu") -> None:
         self.corpus, self.seed, self.device = corpus, seed, device
         self.vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae").eval().to(device)
-        self.text_encoder = CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder").eval().to(device)
+        # Transformers keeps the precision of the files, which are halved when they are shipped.
+        text_encoder: Any = CLIPTextModel.from_pretrained(
+            pipeline_folder / "text_encoder", dtype=torch.float32
+        )
+        self.text_encoder = text_encoder.eval().to(device)
         self.tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
         self._block, self._pairs = -1, (torch.empty(0), torch.empty(0))
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -160,10 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
     torch.set_num_threads(options.threads)
+    chosen = {
+        "total_samples": options.samples,
+        "batch_size": options.batch_size,
+        "decay_share": options.decay_share,
+    }
+    changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     schedules = {
-        stage: replace(schedule, total_samples=options.samples)
-        if options.samples and stage in stages
-        else schedule
+        stage: replace(schedule, **changes) if stage in stages else schedule
         for stage, schedule in SCHEDULES.items()
     }
     settings = Pretraining(
@@ -185,9 +189,11 @@ def check_forerunners(stage: str, work: Path) -> None:
 
 
 def _check(options: argparse.Namespace, stages: list[str]) -> None:
-    for name in ("samples", "concepts", "threads"):
+    for name in ("samples", "batch_size", "concepts", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}.")
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    if options.decay_share is not None and not 0 <= options.decay_share <= 1:
+        raise ValueError(f"--decay-share must be from 0 to 1, not {options.decay_share}.")
     if not options.minutes >= 0:
         raise ValueError(f"--minutes must be 0 or more, not {options.minutes}.")
     kind = options.device.split(":")[0]
@@ -217,6 +223,10 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=1e6, help="stop each stage after so long; resume later"
     )
     parser.add_argument("--samples", type=int, help="samples that a trained stage sees in all")
+    parser.add_argument("--batch-size", type=int, help="samples an update; fewer mean more updates an hour")
+    parser.add_argument(
+        "--decay-share", type=float, help="last share of the samples, in which the rate falls to 0"
+    )
     parser.add_argument(
         "--concepts", type=int, default=200, help="how many of the commonest concepts to learn"
     )
