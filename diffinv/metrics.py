@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Features = Float[Tensor, "image feature"]
+# The numbers of images and of features are checked by hand: two sets need not be of one size, and features of
+# two models get a sentence.
+Features = Float[Tensor, "_ _"]
 CHUNK = 512  # rows of a distance matrix held at once
 
 
@@ -119,7 +121,7 @@ def _inside(points: Features, centres: Features, num_neighbours: int) -> Tensor:
     return torch.cat([_distances(chunk, centres) <= radii for chunk in points.split(CHUNK)])
 
 
-def _distances(a: Features, b: Features) -> Float[Tensor, "a b"]:
+def _distances(a: Float[Tensor, "a feature"], b: Float[Tensor, "b feature"]) -> Float[Tensor, "a b"]:
     # The shortcut by a matrix product loses the small distances, which are the ones that count here.
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 

@@ -15,6 +15,7 @@ from diffinv.classifiers import (
     train_classifier,
     training_steps,
 )
+from diffinv.classifiers.augmentation import check_augmentation
 from diffinv.datasets import LabelledImages
 
 QUICK = Training(
@@ -153,16 +154,15 @@ def test_a_crop_is_a_shift_over_black_and_a_flip_is_a_mirror():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"learning_rate": -0.1}, "learning_rate is -0.1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"architecture": "resnet19"}, "no architecture 'resnet19': choose one of resnet18"),
-        ({"augmentation": "mixup"}, "no augmentation 'mixup': choose one of none, crop"),
         ({"optimiser_steps": 0}, "optimiser_steps is 0"),
         ({"batch_size": 1}, "batch_size is 1"),
         ({"warmup_steps": 40}, "shorter warm-up"),
-        ({"weight_decay": -1}, "weight_decay is -1"),
-        ({"momentum": 1}, "momentum is 1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"momentum": 1.0}, "momentum is 1"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
     ],
 )
@@ -170,6 +170,13 @@ def test_bad_settings_are_refused_in_one_sentence(change, words):
     with pytest.raises(ValueError, match=words) as error:
         replace(QUICK, **change)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_an_unknown_augmentation_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match=r"no augmentation 'mixup': choose one of none, crop, crop_flip\.$"):
+        check_augmentation("mixup")
+    with pytest.raises((ValueError, TypeError)):  # TypeError where the annotations are enforced
+        replace(QUICK, augmentation="mixup")
 
 
 def test_a_loss_that_explodes_names_its_step_and_the_remedy(toy_images):
