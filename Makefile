@@ -11,7 +11,8 @@ STAMP := $(VENV)/.installed
 # A machine without a GPU can save 2 GB: make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 PROFILE ?= tiny
-JOBS ?= 1
+# One thread a notebook: at TinySD's size a second notebook gains more than a second thread.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 # `make reproduce ARGS="--only 01,03"`
 ARGS ?=
 # Keeps what the notebooks under test write, their cache included, out of the checkout and out of the user's cache.

@@ -16,7 +16,7 @@ from diffinv import __version__
 
 PROFILES = "smoke, tiny, colab or paper"
 # Packages of the extras, which a plain installation lacks.
-_EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "imagehash": "pretrain", "mlxtend": "pretrain"}
+_EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "mlxtend": "pretrain"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -148,7 +148,6 @@ def test_importing_the_core_needs_no_extra():
         "nbformat",
         "traitlets",
         "resvg_py",
-        "imagehash",
         "mlxtend",
         "pytest",
     }
