@@ -47,12 +47,17 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule]) -> Path:
-    """Write the pipeline in half precision, its logs, its NOTICE and its card to ``target``."""
+def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule], note: str = "") -> Path:
+    """Write the pipeline in half precision, its logs, its NOTICE and its card to ``target``.
+
+    ``note`` is for what the logs cannot say of this training. A stage without a log was not run.
+    """
     _save_half(pipeline, target)
+    (target / "logs").mkdir(parents=True, exist_ok=True)
     for stage in schedules:
-        (target / "logs").mkdir(parents=True, exist_ok=True)
-        shutil.copy2(work / f"{stage}.jsonl", target / "logs" / f"{stage}.jsonl")
+        (target / "logs" / f"{stage}.jsonl").unlink(missing_ok=True)
+        if (work / f"{stage}.jsonl").exists():
+            shutil.copy2(work / f"{stage}.jsonl", target / "logs" / f"{stage}.jsonl")
     facts = json.loads((work / "corpus" / "corpus.json").read_text())
     write_json(target / "corpus.json", facts)
     _write_notice(target / "NOTICE", facts)
@@ -60,11 +65,10 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     figures["size of the shipped files (MB)"] = (
         sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) / 1e6
     )
-    write_json(
-        target / "card.json", {"figures": figures, "training": _training(target, schedules), **provenance()}
-    )
+    training = _training(target, schedules)
+    write_json(target / "card.json", {"figures": figures, "training": training, "note": note, **provenance()})
     with write_atomically(target / "README.md", "w") as file:
-        file.write(_card_text(figures, _training(target, schedules), facts))
+        file.write(_card_text(figures, training, facts, note))
     return target
 
 
@@ -159,8 +163,11 @@ def _save_half(pipeline: Path, target: Path) -> None:
 def _training(target: Path, schedules: dict[str, Schedule]) -> dict[str, dict[str, float]]:
     last = {}
     for stage, schedule in schedules.items():
-        lines = (target / "logs" / f"{stage}.jsonl").read_text().splitlines()
-        last[stage] = {**json.loads(lines[-1]), "planned_samples": schedule.total_samples}
+        log = target / "logs" / f"{stage}.jsonl"
+        latest = (
+            json.loads(log.read_text().splitlines()[-1]) if log.exists() else {"samples": 0, "seconds": 0}
+        )
+        last[stage] = {**latest, "planned_samples": schedule.total_samples}
     return last
 
 
@@ -180,7 +187,9 @@ def _write_notice(path: Path, facts: dict) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def _card_text(figures: dict[str, float], training: dict[str, dict[str, float]], facts: dict) -> str:
+def _card_text(
+    figures: dict[str, float], training: dict[str, dict[str, float]], facts: dict, note: str
+) -> str:
     def row(name: str, value: float) -> str:
         goal, met = GOALS.get(name, ("", lambda _: True))
         return f"| {name} | {value:.3g} | {goal} | {('yes' if met(value) else '**no**') if goal else ''} |"
@@ -193,7 +202,7 @@ def _card_text(figures: dict[str, float], training: dict[str, dict[str, float]],
     )
     stages = "\n".join(
         f"| {stage} | {int(entry['samples']):,} of {int(entry['planned_samples']):,} "
-        f"| {entry['seconds'] / 60:.0f} | {entry['loss']:.4f} |"
+        f"| {entry['seconds'] / 60:.0f} | {entry.get('loss', float('nan')):.4f} |"
         for stage, entry in training.items()
     )
     measured = "\n".join(row(name, value) for name, value in figures.items())
@@ -212,9 +221,11 @@ Corpus: {facts["icons"]["train"]:,} monochrome icons of {facts["num_concepts"]} 
 novel10 left out. sha256 of the corpus: `{facts["sha256"]}`.
 Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 
-| stage | samples seen | minutes | last loss |
+| stage | samples seen, of a release-scale plan | minutes | last loss |
 | --- | --- | --- | --- |
 {stages}
+
+{note}
 
 ## Measured on held-out icon sets
 

@@ -27,8 +27,8 @@ RESOLUTION = 32
 SCHEDULES = {
     "vae": Schedule(total_samples=72_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=140_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(total_samples=200_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
-    "unet": Schedule(total_samples=500_000, batch_size=128, learning_rate=2e-3, decay_share=0.4),
+    "vision": Schedule(total_samples=1_000_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
+    "unet": Schedule(total_samples=4_000_000, batch_size=64, learning_rate=2e-3, decay_share=0.4),
 }
 
 
@@ -42,6 +42,7 @@ class Pretraining:
     schedules: dict[str, Schedule]
     device: str
     package: Path | None
+    note: str = ""
 
     @property
     def pipeline(self) -> Path:
@@ -124,7 +125,7 @@ def run_datasets(settings: Pretraining) -> None:
 
 def run_card(settings: Pretraining) -> None:
     """Measure the card's figures and ship the pipeline, in half precision, as the package's asset."""
-    card.ship(settings.work, settings.pipeline, ASSETS / "tinysd", settings.schedules)
+    card.ship(settings.work, settings.pipeline, ASSETS / "tinysd", settings.schedules, settings.note)
 
 
 STAGES: dict[str, Callable[[Pretraining], object]] = {
@@ -171,7 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stage, schedule in SCHEDULES.items()
     }
     settings = Pretraining(
-        options.work, options.minutes, options.concepts, schedules, options.device, options.iconify
+        options.work,
+        options.minutes,
+        options.concepts,
+        schedules,
+        options.device,
+        options.iconify,
+        options.note,
     )
     for stage in stages:
         check_forerunners(stage, settings.work)
@@ -223,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=1e6, help="stop each stage after so long; resume later"
     )
     parser.add_argument("--samples", type=int, help="samples that a trained stage sees in all")
+    parser.add_argument("--note", default="", help="what the card should say beyond its logs")
     parser.add_argument("--batch-size", type=int, help="samples an update; fewer mean more updates an hour")
     parser.add_argument(
         "--decay-share", type=float, help="last share of the samples, in which the rate falls to 0"
