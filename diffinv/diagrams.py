@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,7 +97,7 @@ def _sample(
     ax.text(7.25, 0.22, f"all labelled “{label}”", **{**_CAPTION, "ha": "right"})
 
 
-_CAPTION = {"fontsize": 8, "ha": "center", "va": "top", "linespacing": 1.1}
+_CAPTION: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "top", "linespacing": 1.1}
 
 
 def _heading(ax: Axes, y: float, title: str, subtitle: str) -> None:

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ COLOURS = {
 _CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
 _MARKERS = "os^Dv<>"
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -51,7 +52,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": mpl.cycler(color=_CYCLE),
+    "axes.prop_cycle": cycler(color=_CYCLE),
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
@@ -336,4 +337,5 @@ def shared_legend(
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
     columns = columns or (1 if side.startswith("right") else len(found))
-    fig.legend(list(found.values()), list(found), loc=f"outside {side}", ncols=columns, handlelength=2.4)
+    place: Any = f"outside {side}"  # matplotlib's own types do not know these names
+    fig.legend(list(found.values()), list(found), loc=place, ncols=columns, handlelength=2.4)

@@ -54,9 +54,9 @@ class ClassifierLesson:
     """Counts of 03_classifier_training."""
 
     number_real_per_class: int = 4  # real images a class while the number of samples grows
-    images_per_real_grid: tuple[int, ...] = (1, 3, 10)
-    real_per_class_grid: tuple[int, ...] = (4, 8, 16)
-    images_per_real: int = 3  # samples a real image while the number of real images grows
+    images_per_real_grid: tuple[int, ...] = (1, 2, 5)
+    real_per_class_grid: tuple[int, ...] = (2, 4, 8)
+    images_per_real: int = 2  # samples a real image while the number of real images grows
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Profile:
 TINY = Profile(
     name="tiny",
     device="cpu",
-    inversion=Inversion(steps_per_image=150),
+    inversion=Inversion(steps_per_image=100),
     sampling=Sampling(num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
 )
