@@ -12,7 +12,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,7 +51,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": cycler(color=_CYCLE),
+    "axes.prop_cycle": mpl.rcsetup.cycler(color=_CYCLE),
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
