@@ -94,7 +94,7 @@ class Profile:
 TINY = Profile(
     name="tiny",
     device="cpu",
-    # TinySD's text vectors vary by 1, a new table by 0.1: this rate reaches in 100 updates what 0.03 does in 150.
+    # TinySD's text vectors vary by 1, new ones by 0.1: this rate does in 100 updates what 0.03 does in 150.
     inversion=Inversion(steps_per_image=100, learning_rate=0.1),
     sampling=Sampling(num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
