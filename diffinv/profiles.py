@@ -56,7 +56,7 @@ class ClassifierLesson:
     number_real_per_class: int = 4  # real images a class while the number of samples grows
     images_per_real_grid: tuple[int, ...] = (1, 2, 5)
     real_per_class_grid: tuple[int, ...] = (2, 4, 8)
-    images_per_real: int = 2  # samples a real image while the number of real images grows
+    images_per_real: int = 5  # samples a real image while the number of real images grows
 
 
 @dataclass(frozen=True)

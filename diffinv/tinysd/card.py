@@ -146,7 +146,7 @@ def _draw_samples(diffusion: FrozenDiffusion, target: Path) -> None:
         diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), SAMPLING, streams
     )
     grid = images.reshape(len(SHOWN_PROMPTS), columns, *images.shape[1:])
-    figure, ax = plt.subplots(figsize=(6, 6.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.6, 6.4), layout="constrained")
     image_grid(ax, grid, row_labels=list(SHOWN_PROMPTS))
     save_figure(figure, "samples", pd.DataFrame({"prompt": SHOWN_PROMPTS}), target)
 
