@@ -17,7 +17,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 ARGS ?=
 # Keeps what the notebooks under test write, their cache included, out of the checkout and out of the user's cache.
 NBVAL := build/nbval
-NBVAL_ENV := DIFFINV_PROFILE=smoke DIFFINV_HEADLESS=1 DIFFINV_CACHE=$(abspath $(NBVAL))/cache
+NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEADLESS=1 DIFFINV_CACHE=$(abspath $(NBVAL))/cache
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
 .PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean

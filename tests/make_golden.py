@@ -23,7 +23,13 @@ def main() -> None:
     # nbval will choose the profile by a variable, so the copy keeps the lesson's own parameters.
     parameters.source = committed.replace('"tiny"', '"smoke"')
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "DIFFINV_HEADLESS": "1", "DIFFINV_CACHE": f"{folder}/cache"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",  # how often a bar is drawn depends on the load
+            "DIFFINV_HEADLESS": "1",
+            "DIFFINV_CACHE": f"{folder}/cache",
+        }
         client = NotebookClient(
             notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
