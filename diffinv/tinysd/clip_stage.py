@@ -90,11 +90,16 @@ def jitter(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     )
 
 
+def caption_targets(ids: Tensor) -> Tensor:
+    """Which captions are right for each image of a batch: its own, and those that equal it word for word."""
+    equal = (ids[:, None] == ids[None]).all(-1).float()
+    return equal / equal.sum(1, keepdim=True)
+
+
 def contrastive_loss(model: nn.Module, ids: Tensor, pixel_values: Tensor) -> Tensor:
     """CLIP's symmetric loss; captions that are equal word for word count as each other's positives."""
     output = model(input_ids=ids, pixel_values=pixel_values)
-    equal = (ids[:, None] == ids[None]).all(-1).float()
-    targets = equal / equal.sum(1, keepdim=True)
+    targets = caption_targets(ids)
     by_text, by_image = output.logits_per_text, output.logits_per_image
     return (F.cross_entropy(by_text, targets) + F.cross_entropy(by_image, targets)) / 2
 
@@ -179,9 +184,7 @@ def locked_text_loss(
     )
     logits = model.logit_scale.exp() * images @ texts.T
     by_concept, by_caption = logits.split([num_concepts, len(images)], dim=1)
-    captions = ids[num_concepts:]
-    equal = (captions[:, None] == captions[None]).all(-1).float()
-    caption_loss = F.cross_entropy(by_caption, equal / equal.sum(1, keepdim=True))
+    caption_loss = F.cross_entropy(by_caption, caption_targets(ids[num_concepts:]))
     return F.cross_entropy(by_concept, labels) + CAPTION_LOSS_WEIGHT * caption_loss
 
 
