@@ -145,9 +145,11 @@ def train_vision(
     white on black first: random colours from the start hide the shapes for very long.
     """
     clip.text_model.requires_grad_(False)
+    clip.text_projection.requires_grad_(False)
     run = TrainingRun(clip.to(device), schedule, folder, name="vision")
     concepts = corpus.concepts
-    concept_ids = tokenize(tokenizer, [f"a {concept} icon" for concept in concepts]).to(device)
+    prompts = tokenize(tokenizer, [f"a {concept} icon" for concept in concepts]).to(device)
+    concept_texts = _locked_texts(clip, prompts)
     number_of = {concept: number for number, concept in enumerate(concepts)}
 
     def loss_function(network: Any, generator: np.random.Generator, _: torch.Generator) -> Tensor:
@@ -159,33 +161,35 @@ def train_vision(
             f"a white {name} icon on black" if white else caption
             for name, caption, white in zip(corpus.icons["concept"].iloc[rows], captions, plain, strict=True)
         ]
-        ids = torch.cat([concept_ids, tokenize(tokenizer, captions).to(device)])
+        ids = tokenize(tokenizer, captions).to(device)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
         network.logit_scale.data.clamp_(max=4.6)
         labels = torch.tensor([number_of[name] for name in corpus.icons["concept"].iloc[rows]], device=device)
-        return locked_text_loss(network, ids, pixel_values.to(device), labels, len(concepts))
+        return locked_text_loss(network, concept_texts, ids, pixel_values.to(device), labels)
 
     run.run(loss_function, minutes=minutes)
     return run
 
 
 def locked_text_loss(
-    model: CLIPModel, ids: Tensor, pixel_values: Tensor, labels: Tensor, num_concepts: int
+    model: Any, concept_texts: Tensor, ids: Tensor, pixel_values: Tensor, labels: Tensor
 ) -> Tensor:
     """Cross-entropy over all concepts, plus CLIP's image-to-text loss over the batch's captions.
 
-    ``ids`` holds the prompts of the concepts first, then one caption per image.
+    ``concept_texts [concept, channel]`` are the unit text vectors of the concepts' prompts, ``ids`` the tokens of
+    one caption per image, ``labels`` the concepts' numbers.
     """
-    with torch.no_grad():
-        pooled = model.text_model(input_ids=ids).pooler_output
-    texts = F.normalize(model.text_projection(pooled), dim=-1)
     images = F.normalize(
         model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output), dim=-1
     )
-    logits = model.logit_scale.exp() * images @ texts.T
-    by_concept, by_caption = logits.split([num_concepts, len(images)], dim=1)
-    caption_loss = F.cross_entropy(by_caption, caption_targets(ids[num_concepts:]))
-    return F.cross_entropy(by_concept, labels) + CAPTION_LOSS_WEIGHT * caption_loss
+    scale = model.logit_scale.exp()
+    caption_loss = F.cross_entropy(scale * images @ _locked_texts(model, ids).T, caption_targets(ids))
+    return F.cross_entropy(scale * images @ concept_texts.T, labels) + CAPTION_LOSS_WEIGHT * caption_loss
+
+
+@torch.no_grad()
+def _locked_texts(model: Any, ids: Tensor) -> Tensor:
+    return F.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output), dim=-1)
 
 
 def save_clip(run: TrainingRun, tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -17,7 +17,9 @@ from diffinv.tinysd.captions import EMPTY_CAPTION_SHARE, Corpus
 from diffinv.tinysd.clip_stage import tokenize
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank, seeded_initialisation, world_size
 
-MIN_SNR_GAMMA = 5.0
+# Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the noisiest
+# steps, where a caption is all there is to go by, weigh next to nothing, and words are learnt very late.
+MIN_SNR, MAX_SNR = 0.2, 5.0
 PAIRS_PER_BLOCK = 8192
 PASSES_PER_BLOCK = 3
 
@@ -105,14 +107,14 @@ def train_denoiser(
     minutes: float,
     device: str = "cpu",
 ) -> TrainingRun:
-    """Train the U-Net with min-SNR weights (Hang et al. 2023, gamma 5) and stratified timesteps."""
+    """Train the U-Net with min-SNR weights (Hang et al. 2023), bounded below too, and stratified timesteps."""
     with seeded_initialisation():
         unet = new_denoiser()
     run = TrainingRun(unet.to(device), schedule, folder, name="unet")
     blocks = EncodedBlocks(corpus, pipeline_folder, device=device)
     scheduler = new_scheduler()
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weights = (snr.clamp(max=MIN_SNR_GAMMA) / snr).to(device)
+    weights = (snr.clamp(MIN_SNR, MAX_SNR) / snr).to(device)
     local_batch = schedule.batch_size // world_size()
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
