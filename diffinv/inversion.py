@@ -41,7 +41,7 @@ class Inversion:
     weight_decay: float = 0.0  # AdamW's; upstream: 0.01
     batch_size: int = 64  # images optimised side by side
     initialisation: Initialisation = "normal"  # or the encoded class name, or the mean of all class names
-    initial_std: float = 0.1  # of "normal"; upstream's linear layer over 100 images amounts to 0.08
+    initial_std: float = 0.1  # of "normal"; upstream's linear layer over 100 images amounts to 0.058
     timestep_sampling: TimestepSampling = "stratified"  # upstream: uniform
     seed: int = 0
 
@@ -86,7 +86,7 @@ def invert(
     images is cached at once: an interrupted run loses one group, and a subset of the images is free.
     Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
     """
-    _check(diffusion, real, settings)
+    check_invertible(diffusion, real, settings)
     cache = InversionCache(_cache_folder(diffusion, real, settings, cache_dir or default_cache_dir()))
     keys = _image_keys(real, settings)
     # Groups are cut by position before looking into the cache: a resumed run has the groups of the first
@@ -117,9 +117,9 @@ def inversion_steps(
 
     The images make one group, held in memory together, whatever `settings.batch_size` is.
     """
-    _check(diffusion, real, settings)
+    check_invertible(diffusion, real, settings)
     mean, std = (moment.to(diffusion.device) for moment in diffusion.latent_moments(real.images))
-    embeddings = _initial_embeddings(diffusion, real, settings).to(diffusion.device).requires_grad_()
+    embeddings = initial_embeddings(diffusion, real, settings).to(diffusion.device).requires_grad_()
     # Adam's update is elementwise, and the gradient of the summed loss with respect to one image's vectors is
     # that of its own loss: one optimiser over the table is one optimiser per image.
     optimiser = torch.optim.AdamW([embeddings], lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -141,7 +141,7 @@ def inversion_steps(
         optimiser.step()
         # Not after every update: a look at the numbers makes a GPU wait, and what is not finite stays so.
         if place == STEPS_PER_CHUNK - 1 or step == settings.steps_per_image - 1:
-            _check_finite(losses, embeddings, real.ids, step + 1)
+            check_finite(losses, embeddings, real.ids, step + 1)
         yield InversionStep(step + 1, losses.detach(), embeddings.detach().clone())
 
 
@@ -203,9 +203,10 @@ def _fill(
         )
 
 
-def _initial_embeddings(
+def initial_embeddings(
     diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion
 ) -> Float[Tensor, "image token channel"]:
+    """The vectors before the first update, each image's drawn from its own stream; on the CPU."""
     shape = (settings.num_tokens, diffusion.embedding_width)
     if settings.initialisation == "normal":
         streams = [stream(settings.seed, "initial embedding", image_id) for image_id in real.ids]
@@ -217,7 +218,8 @@ def _initial_embeddings(
     return prompts[torch.tensor(real.labels, dtype=torch.int64)]
 
 
-def _check(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion) -> None:
+def check_invertible(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion) -> None:
+    """Raise ValueError where there is nothing to invert, or where the model cannot take it."""
     if not len(real):
         raise ValueError("there is no image to invert: give a dataset with at least one.")
     diffusion.check_resolution(real.resolution)
@@ -229,7 +231,8 @@ def _check(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion
         )
 
 
-def _check_finite(losses: Tensor, embeddings: Tensor, ids: Sequence[str], step: int) -> None:
+def check_finite(losses: Tensor, embeddings: Tensor, ids: Sequence[str], step: int) -> None:
+    """Raise InversionDiverged, naming the first image whose loss or vectors are not finite."""
     finite = losses.detach().isfinite() & embeddings.detach().flatten(1).isfinite().all(dim=1)
     if not finite.all():
         culprit = ids[int(finite.int().argmin())]
