@@ -1,15 +1,17 @@
 """How much of stage 1 and stage 2 is the network itself: `python -m benchmarks.bench`.
 
-Each stage is run next to the bare network calls that it needs, in turns, so that whatever else the machine
-does slows both. A ratio of 1 would mean that all the rest (random numbers, noise schedule, optimiser,
+Each stage takes turns with the bare network calls that it needs, step by step, so that whatever else the
+machine does slows both. A ratio of 1 would mean that all the rest (random numbers, noise schedule, optimiser,
 scheduler) is free.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,10 @@ from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.inversion import Inversion, inversion_steps
 from diffinv.randomness import stream
-from diffinv.sampling import Sampling, sample
+from diffinv.sampling import Sampling, denoising_steps
 
 GOALS = {"inversion": 0.9, "sampling": 0.95}
+WARM_UP_STEPS = 2  # of each side, not counted: the first calls of a network allocate and choose kernels
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default=None, help="default: the fastest one found")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--resolution", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--updates", type=int, default=50, help="updates of stage 1 in one repeat")
-    parser.add_argument("--inference-steps", type=int, default=20, help="denoising steps of stage 2")
-    parser.add_argument("--repeats", type=int, default=5)
+    # A minute on one slow core, with no more images side by side than the profiles have.
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--updates", type=int, default=25, help="updates of stage 1 in one repeat")
+    parser.add_argument("--inference-steps", type=int, default=10, help="denoising steps of stage 2")
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path("runs/bench.json"))
     chosen = parser.parse_args(arguments)
     try:
@@ -87,21 +91,16 @@ def measure_inversion(
     """Stage 1, with its encoding of the images, against forward and backward passes of the raw U-Net."""
     real = random_images(batch_size, resolution)
     settings = Inversion(steps_per_image=updates)
-
-    def ours() -> None:
-        for _ in inversion_steps(diffusion, real, settings):
-            pass
-
     latents, timesteps, vectors = network_inputs(diffusion, resolution, batch_size, settings.num_tokens)
     vectors.requires_grad_()
 
-    def bare() -> None:
+    def ours() -> Iterator[object]:
+        return inversion_steps(diffusion, real, settings)
+
+    def bare() -> Iterator[object]:
         for _ in range(updates):
-            vectors.grad = None
-            prediction = diffusion.unet(latents, timesteps, encoder_hidden_states=vectors, return_dict=False)[
-                0
-            ]
-            prediction.float().square().mean().backward()
+            prediction = diffusion.unet(latents, timesteps, encoder_hidden_states=vectors, return_dict=False)
+            yield torch.autograd.grad(prediction[0].float().square().mean(), vectors)
 
     what = f"{updates} updates of {batch_size} images"
     return measure("inversion", what, ours, bare, repeats, batch_size * updates, diffusion.device)
@@ -114,23 +113,19 @@ def measure_sampling(
     settings = Sampling(num_inference_steps=inference_steps, batch_size=batch_size, resolution=resolution)
     _, _, vectors = network_inputs(diffusion, resolution, batch_size, tokens=5)
     unconditional = vectors.mean(dim=0, keepdim=True)
-
-    def ours() -> None:
-        sample(
-            diffusion,
-            vectors,
-            unconditional,
-            settings,
-            [stream(0, "bench", row) for row in range(batch_size)],
-        )
-
     latents, timesteps, doubled = network_inputs(diffusion, resolution, 2 * batch_size, tokens=5)
 
+    def ours() -> Iterator[object]:  # what `sample` does to a batch, step by step
+        streams = [stream(0, "bench", row) for row in range(batch_size)]
+        for step in denoising_steps(diffusion, vectors, unconditional, settings, streams):
+            yield step
+        yield diffusion.decode(step.latents)
+
     @torch.no_grad()
-    def bare() -> None:
+    def bare() -> Iterator[object]:
         for _ in range(inference_steps):
-            diffusion.unet(latents, timesteps, encoder_hidden_states=doubled, return_dict=False)
-        diffusion.vae.decode(latents[:batch_size], return_dict=False)
+            yield diffusion.unet(latents, timesteps, encoder_hidden_states=doubled, return_dict=False)
+        yield diffusion.vae.decode(latents[:batch_size], return_dict=False)
 
     what = f"{batch_size} images in {inference_steps} guided steps"
     return measure("sampling", what, ours, bare, repeats, batch_size, diffusion.device)
@@ -139,19 +134,16 @@ def measure_sampling(
 def measure(
     stage: str,
     what: str,
-    ours: Callable[[], None],
-    bare: Callable[[], None],
+    ours: Callable[[], Iterator[object]],
+    bare: Callable[[], Iterator[object]],
     repeats: int,
     units: int,
     device: torch.device,
 ) -> Measurement:
-    """Time both in turns, after one run each to warm up."""
-    ours(), bare()
-    pairs = []
-    for repeat in range(repeats):  # now one first, now the other: a slow trend then favours neither
-        order = (ours, bare) if repeat % 2 else (bare, ours)
-        seconds = {work: timed(work, device) for work in order}
-        pairs.append((seconds[ours], seconds[bare]))
+    """Time both in turns, after a few steps each to warm up."""
+    for side in (ours, bare):
+        deque(islice(side(), WARM_UP_STEPS), maxlen=0)
+    pairs = [timed_in_turns(ours(), bare(), device) for _ in range(repeats)]
     ratios = [bare_seconds / ours_seconds for ours_seconds, bare_seconds in pairs]
     median_ours, median_bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     return Measurement(
@@ -166,13 +158,28 @@ def measure(
     )
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
+def timed_in_turns(
+    ours: Iterator[object], bare: Iterator[object], device: torch.device
+) -> tuple[float, float]:
+    """Seconds that each of the two takes to its end, one step of the one after one step of the other.
+
+    A GPU works behind Python's back and is not made to wait after every step: there each runs as a whole.
+    """
+    steps_a_turn = 1 if device.type == "cpu" else None
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
+    seconds = {ours: 0.0, bare: 0.0}
+    order = [ours, bare]
+    while order:
+        for side in tuple(order):
+            wait()
+            started = time.perf_counter()
+            ended = not sum(1 for _ in islice(side, steps_a_turn))
+            wait()
+            seconds[side] += time.perf_counter() - started
+            if ended:
+                order.remove(side)
+        order.reverse()  # now one first, now the other: a slow trend then favours neither
+    return seconds[ours], seconds[bare]
 
 
 def network_inputs(
