@@ -153,7 +153,6 @@ def test_bars_show_means_and_intervals(summary):
     rows = summary.groupby("condition", sort=False).first().reset_index()
     _, ax = plt.subplots()
     bars(ax, rows)
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(rows["condition"])
     np.testing.assert_allclose([patch.get_width() for patch in ax.patches], 100 * rows["mean"])
 
 
@@ -165,6 +164,19 @@ def test_effects_clear_of_zero_stand_out():
     spans = [line for line in ax.lines if line.get_marker() == "None" and len(set(line.get_xdata())) == 2]
     np.testing.assert_allclose([line.get_xdata() for line in spans], [[10, 30], [-10, 10], [-30, -10]])
     assert len({line.get_color() for line in spans}) == 3
+
+
+@pytest.mark.parametrize("draw", [bars, lambda ax, rows: forest(ax, rows, "condition", xlabel="points")])
+def test_rows_are_named_and_read_from_the_top(summary, draw):
+    rows = summary.groupby("condition", sort=False).first().reset_index()
+    _, ax = plt.subplots()
+    draw(ax, rows.assign(difference=rows["mean"]))
+    assert dict(zip(ax.get_yticks(), (tick.get_text() for tick in ax.get_yticklabels()), strict=True)) == {
+        0: "DI",
+        1: "real + DI",
+    }
+    bottom, top = ax.get_ylim()
+    assert bottom > 1 and top < 0
 
 
 def test_loss_curves_draw_each_image_their_mean_and_the_levels():

@@ -1,0 +1,109 @@
+"""Images in, mosaics out: grids, galleries and interpolation rows; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def image_grid(
+    ax: Axes,
+    images: UInt8[np.ndarray, "row column height width 3"] | Sequence[Sequence[np.ndarray | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    gap: float = 0.08,
+    split_after: int | None = None,
+    label_size: float = 8.5,
+) -> Axes:
+    """Images as one mosaic with names at its left and top; `None` leaves a cell blank.
+
+    `split_after=1` opens a wider gap behind the first column, which sets originals apart from samples.
+    ValueError when rows differ in length, images in size, or labels in number.
+    """
+    rows = [list(row) for row in images]
+    columns = len(rows[0]) if rows else 0
+    shapes = {np.asarray(image).shape for row in rows for image in row if image is not None}
+    if columns == 0 or any(len(row) != columns for row in rows) or len(shapes) != 1:
+        raise ValueError("image_grid needs at least one image, rows of equal length and images of one size")
+    for labels, count, side in ((row_labels, len(rows), "row"), (column_labels, columns, "column")):
+        if len(labels) not in (0, count):
+            raise ValueError(f"image_grid got {len(labels)} {side} labels for {count} {side}s")
+    height, width = shapes.pop()[:2]
+    gap_pixels = max(1, round(gap * width))
+    extra = [
+        4 * gap_pixels if split_after is not None and column >= split_after else 0
+        for column in range(columns)
+    ]
+    lefts = [column * (width + gap_pixels) + extra[column] for column in range(columns)]
+    tops = [row * (height + gap_pixels) for row in range(len(rows))]
+    mosaic = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, np.uint8)
+    for row, top in zip(rows, tops, strict=True):
+        for image, left in zip(row, lefts, strict=True):
+            if image is not None:
+                mosaic[top : top + height, left : left + width] = image
+    ax.imshow(mosaic, interpolation="nearest", aspect="equal")
+    _hide_frame(ax)
+    ax.xaxis.tick_top()
+    ax.set_xticks([left + (width - 1) / 2 for left in lefts] if column_labels else [], list(column_labels))
+    ax.set_yticks([top + (height - 1) / 2 for top in tops] if row_labels else [], list(row_labels))
+    ax.tick_params(length=0, labelsize=label_size, pad=3)
+    return ax
+
+
+def gallery(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    class_names: Mapping[str, Sequence[str]],
+    *,
+    width: float = 7.2,
+) -> Figure:
+    """Originals at the left of a gap, their samples at its right, one panel a dataset (the paper's Fig. 3).
+
+    `panels[dataset] = (real [row height width 3], samples [row column height width 3])`.
+    """
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    rows, copies = next(iter(panels.values()))[1].shape[:2]
+    cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
+    fig, axes = plt.subplots(
+        lines, columns, figsize=(width, lines * (rows * cell * 1.05 + 0.5)), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
+        ax.set_axis_on()
+        mosaic = [[original, *row] for original, row in zip(real, samples, strict=True)]
+        labels = ["real"] + ["samples" if column == (copies - 1) // 2 else "" for column in range(copies)]
+        image_grid(ax, mosaic, class_names[dataset], labels, split_after=1, label_size=7.5)
+        ax.set_title(dataset, fontweight="bold", pad=6)
+    return fig
+
+
+def interpolation_row(
+    ax: Axes,
+    images: UInt8[np.ndarray, "pair weight height width 3"],
+    weights: Sequence[float],
+    originals: UInt8[np.ndarray, "pair 2 height width 3"] | None = None,
+    row_labels: Sequence[str] = (),
+) -> Axes:
+    """Samples along the weight of the partner, between the two originals when given (the paper's Fig. 9)."""
+    columns = [f"{weight:g}" for weight in weights]
+    rows: list[list[np.ndarray]] = [list(row) for row in images]
+    if originals is not None:
+        rows = [[pair[0], *row, pair[1]] for pair, row in zip(originals, rows, strict=True)]
+        columns = ["real A", *columns, "real B"]
+    image_grid(ax, rows, row_labels, columns)
+    ax.xaxis.set_label_position("top")
+    ax.set_xlabel("weight of image B's vectors", labelpad=6)
+    return ax
+
+
+def _hide_frame(ax: Axes) -> None:
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
