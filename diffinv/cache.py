@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
+from diffinv.staging import claimed, sibling
 
 PROVENANCE_FILE = "provenance.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -81,21 +82,23 @@ def _canonical(part: Any) -> Any:
 def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that takes the place of `path` if the block ends well, and leaves no trace if it does not.
 
-    `mode` is "wb", or "w" for UTF-8 text; missing parent folders are made. ArtefactError if the disk is full
-    or the place cannot be written.
+    `mode` is "wb", or "w" for UTF-8 text; missing parent folders are made, and what killed processes left of
+    their writes to the same folder is removed. ArtefactError if the disk is full or the place cannot be
+    written.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f'write_atomically takes the mode "wb" or "w", not {mode!r}.')
     path = Path(path)
-    temporary = _sibling(path)
+    temporary = sibling(path)
     encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with claimed(temporary, Path.touch):
+            with open(temporary, mode, encoding=encoding, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         if not _concerns_writing(error, path, temporary):
             raise
@@ -115,15 +118,17 @@ def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Itera
     """
     folder = Path(folder).absolute()
     _check_replaceable(folder)
-    staging = _sibling(folder)
+    staging = sibling(folder)
     new, old = staging / "new", staging / "old"
     try:
-        new.mkdir(parents=True)
-        yield new
-        write_json(new / PROVENANCE_FILE, {**record, "file_names": _file_names_key(new)})
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(staging, Path.mkdir):
+            new.mkdir()
+            yield new
+            write_json(new / PROVENANCE_FILE, {**record, "file_names": _file_names_key(new)})
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
     except (OSError, ArtefactError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError) or not _concerns_writing(cause, folder, staging):
@@ -184,11 +189,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON: turn it into plain values first.")
-
-
-def _sibling(path: Path) -> Path:
-    # In the same folder, since a rename across file systems is not atomic; short, since names have a limit.
-    return path.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
 
 
 def _concerns_writing(error: OSError, path: Path, temporary: Path) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from diffinv.cache import (
     write_folder_atomically,
     write_json,
 )
+from diffinv.staging import claimed, sibling, sweep
 
 
 @dataclass(frozen=True)
@@ -140,17 +142,97 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, interrup
     assert path.read_text() == "old" and names(tmp_path) == {"file"}
 
 
-def test_a_kill_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
+WRITING = {
+    "file": "with write_atomically(path) as file:\n    file.write(b'half'); file.flush(); reached()",
+    "folder": "with write_folder_atomically(path, {}) as new:\n    (new / 'half').touch(); reached()",
+}
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def start_writing(path: Path, kind: str, reached: str) -> subprocess.Popen[str]:
+    """A process that writes to `path` and does what `reached` says when it is half done."""
     script = (
-        "import os, signal, sys\nfrom diffinv.cache import write_atomically\n"
-        "with write_atomically(sys.argv[1]) as file:\n"
-        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from diffinv.cache import write_atomically, write_folder_atomically\n"
+        f"path = Path(sys.argv[1])\ndef reached():\n    {reached}\n{WRITING[kind]}\n"
     )
-    process = subprocess.run([sys.executable, "-c", script, path])
-    assert process.returncode == -signal.SIGKILL
-    assert path.read_text() == "old"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", script, path], **pipes)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_kill_leaves_the_old_content_and_the_next_write_sweeps_the_rest(tmp_path, kind):
+    path = tmp_path / "target"
+    if kind == "file":
+        path.write_text("old")
+    else:
+        write_folder(path, a="old")
+    before = names(tmp_path)
+    assert start_writing(path, kind, KILLED).wait() == -signal.SIGKILL
+    left = names(tmp_path) - before
+    assert left and (path if kind == "file" else path / "a").read_text() == "old"
+    others = {".diffinv-notes.tmp", ".0123456789ab.tmp", "diffinv-0123456789ab.tmp"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    write_json(tmp_path / "another.json", 1)
+    assert names(tmp_path) == before | others | {"another.json"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_living_process_is_writing_is_not_swept(tmp_path, kind):
+    with start_writing(tmp_path / "target", kind, "print('half', flush=True); input()") as process:
+        assert process.stdout.readline() == "half\n"
+        half = names(tmp_path)
+        assert len(half) >= 1
+        for number in range(3):
+            write_json(tmp_path / "another.json", number)
+        assert names(tmp_path) == half | {"another.json"}
+        process.communicate("\n")
+    assert process.returncode == 0
+    assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
+    assert "target" in names(tmp_path)
+
+
+def test_threads_of_one_process_do_not_sweep_each_other(tmp_path):
+    with write_atomically(tmp_path / "slow", "w") as file:
+        file.write("whole")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: write_json(tmp_path / f"{number}.json", number), range(40)))
+    assert (tmp_path / "slow").read_text() == "whole"
+    assert names(tmp_path) == {"slow", *(f"{number}.json" for number in range(40))}
+
+
+def test_a_kill_between_two_moves_leaves_the_only_copy(tmp_path):
+    write_folder(tmp_path / "out", a="old")
+    rename = "__import__('pathlib').Path.rename"
+    dies = f"""rename = {rename}
+    def dying(self, target):
+        if self.name == "new": {KILLED}
+        return rename(self, target)
+    {rename} = dying"""
+    assert start_writing(tmp_path / "out", "folder", dies).wait() == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    write_json(tmp_path / "another.json", 1)
+    (copy,) = tmp_path.glob(".diffinv-*.tmp/old/a")
+    assert copy.read_text() == "old"
+
+
+def test_a_file_swept_before_it_was_claimed_is_made_again(tmp_path):
+    temporary = sibling(tmp_path / "file")
+    made = []
+
+    def make(path: Path) -> None:
+        path.touch()
+        made.append(path)
+        if len(made) == 1:
+            sweep(tmp_path)
+            assert not path.exists()
+
+    with claimed(temporary, make):
+        sweep(tmp_path)
+        assert temporary.exists() and len(made) == 2
+    sweep(tmp_path)
+    assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("disk_kind", ["mount", "file_size_limit"])
