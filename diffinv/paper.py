@@ -29,3 +29,14 @@ def verdict(low: float, high: float) -> str:
     if low > 0:
         return "supported"
     return "contradicted" if high < 0 else "undecided"
+
+
+def gain_verdict(difference_low: float, difference_high: float, gain_low: float, gain_high: float) -> str:
+    """What two intervals say of the claim that a gain is largest with few real images.
+
+    The one is of the gain at the smallest size minus that at the largest, the other of the gain at the
+    smallest size itself: a loss that is only smaller with few images than with many supports nothing. The
+    claim is supported where both are, contradicted where one of them is, and else undecided.
+    """
+    verdicts = {verdict(difference_low, difference_high), verdict(gain_low, gain_high)}
+    return next(word for word in ("contradicted", "undecided", "supported") if word in verdicts)

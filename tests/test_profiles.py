@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffinv.paper import paper_reported, verdict
+from diffinv.paper import gain_verdict, paper_reported, verdict
 from diffinv.profiles import PROFILES, Profile, load_profile, prompt_for
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -120,6 +120,26 @@ def test_reported_numbers_keep_their_marks():
 )
 def test_a_verdict_needs_an_interval_clear_of_zero(low, high, expected):
     assert verdict(low, high) == expected
+
+
+ABOVE, ACROSS, BELOW = (0.1, 0.2), (-0.1, 0.1), (-0.2, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "gain_with_few", "expected"),
+    [
+        (ABOVE, ABOVE, "supported"),
+        (ABOVE, ACROSS, "undecided"),
+        (ACROSS, ABOVE, "undecided"),
+        (ACROSS, ACROSS, "undecided"),
+        (ABOVE, BELOW, "contradicted"),  # it loses least with few, but it loses
+        (BELOW, ABOVE, "contradicted"),
+        (ACROSS, BELOW, "contradicted"),
+        (BELOW, BELOW, "contradicted"),
+    ],
+)
+def test_a_gain_is_largest_with_few_only_if_it_is_a_gain(difference, gain_with_few, expected):
+    assert gain_verdict(*difference, *gain_with_few) == expected
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
