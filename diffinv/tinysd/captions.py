@@ -44,10 +44,10 @@ def luminance(rgb: np.ndarray) -> float:
 
 
 def draw_colour_pair(
-    generator: np.random.Generator, *, bright_on_dark: bool = False
+    generator: np.random.Generator, *, bright_on_dark: bool = False, plain: bool = False
 ) -> tuple[str, np.ndarray, str, np.ndarray]:
     """Draw a foreground and a background whose luminances differ by more than 0.3."""
-    names = list(COLOURS)
+    names = ["white", "black"] if plain else list(COLOURS)
     while True:
         front_name, back_name = generator.choice(names, 2, replace=False)
         front, back = draw_colour(generator, front_name), draw_colour(generator, back_name)
@@ -104,12 +104,18 @@ class Corpus:
         """The concepts, most frequent first."""
         return self.icons["concept"].value_counts().index.tolist()
 
-    def draw(self, generator: np.random.Generator, count: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """Draw pairs: images ``float32 [count, h, w, 3]`` in [0, 1], captions, and rows of ``icons``."""
+    def draw(
+        self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0
+    ) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """Draw pairs: images ``float32 [count, h, w, 3]`` in [0, 1], captions, and rows of ``icons``.
+
+        ``plain_share`` of them are white on black or black on white, as most icons are.
+        """
         rows = generator.integers(len(self.icons), size=count)
         fronts, backs, captions = [], [], []
         for concept, style in self.icons.iloc[rows][["concept", "style"]].itertuples(index=False):
-            front_name, front, back_name, back = draw_colour_pair(generator)
+            plain = plain_share > 0 and generator.random() < plain_share
+            front_name, front, back_name, back = draw_colour_pair(generator, plain=plain)
             fronts.append(front)
             backs.append(back)
             captions.append(caption(generator, concept, style, front_name, back_name))

@@ -17,11 +17,12 @@ from diffinv.tinysd.captions import EMPTY_CAPTION_SHARE, Corpus
 from diffinv.tinysd.clip_stage import tokenize
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank, seeded_initialisation, world_size
 
-# Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the noisiest
-# steps, where a caption is all there is to go by, weigh next to nothing, and words are learnt very late.
+# Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the
+# noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
 MIN_SNR, MAX_SNR = 0.2, 5.0
 PAIRS_PER_BLOCK = 8192
 PASSES_PER_BLOCK = 3
+PLAIN_SHARE = 0.4  # of the pairs: at full contrast, shapes make up most of the loss
 
 
 def new_denoiser() -> Any:
@@ -89,7 +90,7 @@ class EncodedBlocks:
         generator = numpy_stream(self.seed, "pairs", block, rank())
         latents, embeddings = [], []
         for _ in range(PAIRS_PER_BLOCK // 256):
-            images, captions, _ = self.corpus.draw(generator, 256)
+            images, captions, _ = self.corpus.draw(generator, 256, plain_share=PLAIN_SHARE)
             captions = ["" if generator.random() < EMPTY_CAPTION_SHARE else text for text in captions]
             posterior = self.vae.encode(to_pixel_values(images).to(self.device)).latent_dist
             latents.append((posterior.mean * self.vae.config.scaling_factor).half().cpu())
@@ -107,7 +108,7 @@ def train_denoiser(
     minutes: float,
     device: str = "cpu",
 ) -> TrainingRun:
-    """Train the U-Net with min-SNR weights (Hang et al. 2023), bounded below too, and stratified timesteps."""
+    """Train the U-Net with min-SNR weights (Hang et al. 2023), bounded below too; stratified timesteps."""
     with seeded_initialisation():
         unet = new_denoiser()
     run = TrainingRun(unet.to(device), schedule, folder, name="unet")
