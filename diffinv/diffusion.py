@@ -13,17 +13,19 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float, Int, Shaped, UInt8
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffinv.checkpoint import (
     COMPONENTS,
-    UNUSED,
+    NETWORKS,
     CheckpointError,
     check_networks,
     find_checkpoint,
-    quiet_loading,
+    read_folder,
+    readable,
 )
+from diffinv.memory import MemorySettings, Workload, apply_memory_settings, settings_for_workload
+from diffinv.single_file import read_single_file
 
 # What, besides the weights, decides what a learned vector means. Only these: a new diffusers release may add
 # configuration keys, and that must not turn an old store into one of "another checkpoint".
@@ -52,6 +54,7 @@ class FrozenDiffusion:
         name: str = "in memory",
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        memory: MemorySettings | None = None,
     ) -> None:
         # Any: their configurations are typed by no one.
         self.vae: Any = vae
@@ -60,25 +63,31 @@ class FrozenDiffusion:
         self.tokenizer = tokenizer
         self.scheduler: Any = scheduler
         self.name, self.device, self.dtype = name, torch.device(device), dtype
+        self.memory = memory or MemorySettings()
         if any(weight.dtype != dtype for weight in unet.parameters()):
             _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
         for network in (vae, unet, text_encoder):
             # The plain method: that of diffusers warns about layers to keep in float32 where there are none.
-            nn.Module.to(network.requires_grad_(False).eval(), device=self.device, dtype=dtype)
+            place = "cpu" if self.memory.cpu_offload else self.device
+            nn.Module.to(network.requires_grad_(False).eval(), device=place, dtype=dtype)
+        apply_memory_settings(self, self.memory)
         # Adding noise is the same arithmetic for every discrete schedule; a sampler's class may lack it.
         self._noise_schedule: Any = DDPMScheduler.from_config(self.scheduler.config)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights (as float32) and the constants that give them their meaning."""
+        """sha256 over the weights, rounded to float16, and the constants that give them their meaning.
+
+        Rounded, so that a checkpoint and its half-precision variant are the same one.
+        """
         digest = hashlib.sha256()
         for part, keys in FINGERPRINTED_CONFIG.items():
             config = getattr(self, part).config
             digest.update(repr([(key, config.get(key)) for key in keys]).encode())
-        for part in ("vae", "unet", "text_encoder"):
+        for part in NETWORKS:
             for key, weight in sorted(getattr(self, part).state_dict().items()):
                 digest.update(f"{part}.{key.removeprefix('text_model.')}{tuple(weight.shape)}".encode())
-                digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().data)
+                digest.update(weight.detach().cpu().half().contiguous().numpy().data)
         return digest.hexdigest()
 
     @property
@@ -154,7 +163,7 @@ class FrozenDiffusion:
             truncation=True,
             return_tensors="pt",
         )
-        # Only the checkpoints that say so (SD 2.x) attend to the words alone; SD 1.x sees the padding too.
+        # Only checkpoints that say so attend to the words alone; SD 1.x and 2.x see the padding too.
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = inputs.attention_mask.to(self.device) if masked else None
         return self.text_encoder(inputs.input_ids.to(self.device), attention_mask=mask)[0].float().cpu()
@@ -212,30 +221,33 @@ def load_diffusion(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    config: str | Path | None = None,
+    memory: MemorySettings | Workload | None = None,
 ) -> FrozenDiffusion:
-    """Load a frozen model: the embedded "tinysd", a folder in diffusers' layout, or a hub id.
+    """Load a frozen model: the embedded "tinysd", a folder in diffusers' layout, a single file, or a hub id.
 
-    The device is the best one present, the dtype float32, unless given. Only safetensors weights are read
-    and no code of the checkpoint is run. Raises CheckpointError, one sentence, where that is not possible.
+    The device is the best one present, the dtype float32, unless given; for half precision the "fp16" files
+    are read where there are any. `revision` is a commit, tag or branch of the hub; well-known names have one
+    of their own (PINNED_REVISIONS). `config`, for a single file, is the folder or hub id of a checkpoint of
+    its kind. `memory` says what to trade for less of it, or for which work to choose that. Only safetensors
+    weights are read, no code of the checkpoint is run, and the safety checker is left out. Raises
+    CheckpointError, one sentence, where that is not possible.
     """
-    folder = find_checkpoint(name, revision)
-    with quiet_loading():
-        try:
-            # In the dtype of the file or float32, both exact; rounded to the dtype asked for once loaded.
-            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **UNUSED
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise CheckpointError(
-                f"checkpoint {str(name)!r} cannot be read ({reason}): copy or download it again."
-            ) from error
+    device, dtype = torch.device(device or best_device()), dtype or torch.float32
+    path = find_checkpoint(name, revision, dtype)
+    if config is not None and not path.is_file():
+        raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
+    with readable(str(name)):
+        pipeline = read_single_file(path, config) if path.is_file() else read_folder(path, dtype)
     check_networks(str(name), pipeline.vae, pipeline.unet)
+    if isinstance(memory, Workload):
+        memory = settings_for_workload(memory, [getattr(pipeline, part) for part in NETWORKS], device, dtype)
     return FrozenDiffusion(
         **{part: getattr(pipeline, part) for part in COMPONENTS},
-        name=folder.name if Path(name).exists() else str(name),
-        device=device or best_device(),
-        dtype=dtype or torch.float32,
+        name=path.name if Path(name).exists() else str(name),
+        device=device,
+        dtype=dtype,
+        memory=memory,
     )
 
 
