@@ -1,0 +1,152 @@
+"""Updates and samples a second at Stable Diffusion's size: `python -m benchmarks.gpu_throughput`.
+
+The network is that of version 1 with random weights, on which speed does not depend: nothing is downloaded.
+"""
+
+import argparse
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.bench import random_images
+from diffinv.cache import write_atomically
+from diffinv.diffusion import FrozenDiffusion, best_device
+from diffinv.estimate import measure_denoising, measure_update
+from diffinv.inversion import Inversion
+from diffinv.memory import reset_peak_memory
+from diffinv.sampling import Sampling
+
+# Of the U-Net, of the autoencoder and of the text encoder; what is not named is as in Stable Diffusion v1.
+NETWORKS = {
+    "sd-v1": {
+        "unet": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768},
+        "vae": {"block_out_channels": (128, 256, 512, 512)},
+        "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
+    },
+    "small": {
+        "unet": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32},
+        "vae": {"block_out_channels": (32, 32, 32, 32)},
+        "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+    },
+}
+MODES = {"fp32": torch.float32, "bf16": torch.bfloat16, "compiled": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """One row of the table; an update is of one image, a sample one image of so many guided steps."""
+
+    device: str
+    network: str
+    mode: str  # compiled: torch.compile of the U-Net, in bfloat16 on a GPU
+    resolution: int
+    batch_size: int
+    num_inference_steps: int
+    updates_per_second: float
+    samples_per_second: float
+    peak_gib: float | None
+    torch: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_throughput", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("--device", default=None, help="default: the fastest one found")
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--batch-size", type=int, default=32, help="at 128 px; fewer above it, by the pixels")
+    parser.add_argument("--inference-steps", type=int, default=50, help="guided steps of one sample")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a small network, in float32, to see that it runs"
+    )
+    parser.add_argument("--output", type=Path, default=Path("figures/gpu_throughput.csv"))
+    chosen = parser.parse_args(arguments)
+    if chosen.smoke:
+        chosen.resolutions, chosen.batch_size, chosen.modes = [64], 1, ["fp32", "compiled"]
+    rows = []
+    for row in measure(chosen):
+        rows.append(asdict(row))
+        print(f"{row.mode} at {row.resolution} px: {row.updates_per_second:.2f} updates/s", flush=True)
+    table = pd.DataFrame(rows)
+    with write_atomically(chosen.output, "w") as file:
+        table.to_csv(file, index=False)
+    print(table.to_string(index=False))
+    return 0
+
+
+def measure(chosen: argparse.Namespace) -> Iterator[Throughput]:
+    """One row for each resolution and mode, each with networks of its own."""
+    device, network = torch.device(chosen.device or best_device()), "small" if chosen.smoke else "sd-v1"
+    for resolution in chosen.resolutions:
+        batch_size = max(1, round(chosen.batch_size * 128**2 / resolution**2))
+        images = random_images(batch_size, resolution)
+        sampling = Sampling(num_inference_steps=chosen.inference_steps, resolution=resolution)
+        for mode in chosen.modes:
+            diffusion = build(network, device, torch.float32 if chosen.smoke else MODES[mode])
+            if mode == "compiled":
+                # Traced but not turned into code in a smoke test, which needs no compiler then.
+                diffusion.unet.compile(backend="eager" if chosen.smoke else "inductor", dynamic=False)
+            reset_peak_memory(device)
+            update = measure_update(diffusion, images, Inversion())
+            denoising = measure_denoising(diffusion, batch_size, Inversion().num_tokens, sampling)
+            seconds = denoising.setup_seconds + sampling.num_inference_steps * denoising.step_seconds
+            peaks = [each.peak_bytes for each in (update, denoising) if each.peak_bytes is not None]
+            yield Throughput(
+                device=device_name(device),
+                network=network,
+                mode=mode,
+                resolution=resolution,
+                batch_size=batch_size,
+                num_inference_steps=sampling.num_inference_steps,
+                updates_per_second=batch_size / update.step_seconds,
+                samples_per_second=batch_size / seconds,
+                peak_gib=max(peaks) / 2**30 if peaks else None,
+                torch=torch.__version__,
+            )
+            del diffusion
+            torch.compiler.reset()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def build(network: str, device: torch.device, dtype: torch.dtype) -> FrozenDiffusion:
+    """The network with random weights, made on the device."""
+    sizes = NETWORKS[network]
+    tokenizer = CLIPTokenizer(
+        vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77
+    )
+    with device:
+        unet = UNet2DConditionModel(sample_size=64, **sizes["unet"])
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+            **sizes["vae"],
+        )
+        text_encoder = CLIPTextModel(CLIPTextConfig(projection_dim=768, **sizes["text"]))
+    # Cast before it is wrapped, which would hash a billion weights to tell checkpoints apart.
+    unet, vae, text_encoder = (torch.nn.Module.to(each, dtype=dtype) for each in (unet, vae, text_encoder))
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    scheduler = PNDMScheduler(**schedule, skip_prk_steps=True)
+    return FrozenDiffusion(
+        vae, unet, text_encoder, tokenizer, scheduler, name=network, device=device, dtype=dtype
+    )
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
