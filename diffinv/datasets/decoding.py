@@ -20,23 +20,33 @@ class DatasetError(ValueError):
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file, from its header alone; DatasetError if it is not an image."""
-    return _open(path).size
+    return encoded_size(_bytes_of(path), path)
+
+
+def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
+    """Width and height of an image file's bytes, which errors call `name`."""
+    return _open(encoded, name).size
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read one image file as 8-bit RGB, upright.
+    """Read one image file as 8-bit RGB, upright; DatasetError as for `decode_image`."""
+    return decode_image(_bytes_of(path), path)
+
+
+def decode_image(encoded: bytes, name: str | Path) -> Image.Image:
+    """Turn an image file's bytes, of whatever format, into 8-bit RGB, upright.
 
     Grey, palette and CMYK are converted, 16-bit is scaled to 8, transparency is laid on white, an EXIF
-    rotation is applied, and the first frame stands for an animation. DatasetError if the file is empty,
-    damaged or not an image.
+    rotation is applied, and the first frame stands for an animation. DatasetError, which calls the image
+    `name`, if it is empty, damaged or not an image.
     """
-    image = _open(path)
+    image = _open(encoded, name)
     try:
-        return _to_rgb(ImageOps.exif_transpose(image), path)
+        return _to_rgb(ImageOps.exif_transpose(image), name)
     except DatasetError:
         raise
     except _DAMAGE as error:
-        raise _damaged(path) from error
+        raise _damaged(name) from error
 
 
 def to_square(image: Image.Image, resolution: int, name: str | Path) -> UInt8[np.ndarray, "side side 3"]:
@@ -66,31 +76,34 @@ def decode_png(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
         raise DatasetError("a stored image is damaged: get the dataset again.") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _bytes_of(path: Path) -> bytes:
     # Read at once, so that thousands of lazily opened files do not stay open.
     try:
-        encoded = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: check that it is there and yours to read.") from error
+
+
+def _open(encoded: bytes, name: str | Path) -> Image.Image:
     if not encoded:
-        raise DatasetError(f"{path} is empty (0 bytes): replace it, or take it out.")
+        raise DatasetError(f"{name} is empty (0 bytes): replace it, or take it out.")
     try:
         return Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path} has too many pixels to be read safely: make it smaller.") from error
+        raise DatasetError(f"{name} has too many pixels to be read safely: make it smaller.") from error
     except _DAMAGE as error:
-        raise _damaged(path) from error
+        raise _damaged(name) from error
 
 
-def _damaged(path: Path) -> DatasetError:
-    return DatasetError(f"{path} is damaged or not an image: replace it, or take it out.")
+def _damaged(name: str | Path) -> DatasetError:
+    return DatasetError(f"{name} is damaged or not an image: replace it, or take it out.")
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str | Path) -> Image.Image:
     if image.mode == "F":
-        raise DatasetError(f"{path} holds floating-point values: save it with 8 or 16 bits a channel.")
+        raise DatasetError(f"{name} holds floating-point values: save it with 8 or 16 bits a channel.")
     if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image), path)
+        return _from_16_bit(np.asarray(image), name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -98,8 +111,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_16_bit(values: np.ndarray, path: Path) -> Image.Image:
+def _from_16_bit(values: np.ndarray, name: str | Path) -> Image.Image:
     # Pillow clips these modes at 255 instead of scaling them, which would leave nearly all pixels white.
     if values.min() < 0 or values.max() > 65535:
-        raise DatasetError(f"{path} holds 32-bit values: save it with 8 or 16 bits a channel.")
+        raise DatasetError(f"{name} holds 32-bit values: save it with 8 or 16 bits a channel.")
     return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")

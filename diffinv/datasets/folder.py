@@ -2,7 +2,7 @@
 
 import statistics
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,8 @@ def _read(
     seed: int | None = None,
 ) -> LabelledImages:
     # From all images, not from those of this split: every split must come out at one resolution.
-    resolution = resolution or _natural_resolution([path for paths in classes.values() for path in paths])
+    every = [path for paths in classes.values() for path in paths]
+    resolution = resolution or natural_resolution(min(image_size(path)) for path in every)
     names = list(classes)
     files = [(path, names.index(name)) for name in names for path in chosen.get(name, [])]
     images = np.empty((len(files), resolution, resolution, 3), np.uint8)
@@ -145,6 +146,6 @@ def _read(
     )
 
 
-def _natural_resolution(paths: Sequence[Path]) -> int:
-    median = statistics.median(min(image_size(path)) for path in paths)
-    return min(max(8 * round(median / 8), 32), 512)
+def natural_resolution(shorter_sides: Iterable[int]) -> int:
+    """The median shorter side, rounded to a multiple of 8 between 32 and 512."""
+    return min(max(8 * round(statistics.median(shorter_sides) / 8), 32), 512)

@@ -14,6 +14,7 @@ from PIL import Image
 from diffinv.cache import PROVENANCE_FILE, content_key, is_untouched, read_json, write_folder_atomically
 from diffinv.datasets.decoding import DatasetError, encode_png, to_square
 from diffinv.datasets.parquet import read_parquet, write_parquet
+from diffinv.datasets.selection import choose_per_class
 
 PARQUET_FILE = "images.parquet"
 FORMAT = "diffinv.LabelledImages/1"
@@ -84,16 +85,7 @@ class LabelledImages:
         Subsets of one seed are nested: that of 5 images a class lies within that of 10. DatasetError if `n`
         is below 1 or a class has fewer images.
         """
-        if n < 1:
-            raise DatasetError(f"per_class needs at least 1 image a class, not {n}.")
-        for name, count in self.class_counts().items():
-            if count < n:
-                raise DatasetError(f'class "{name}" has {count} images, not {n}: ask for at most {count}.')
-        # Ranked by a hash of the id, not shuffled: the choice does not depend on the order of the images.
-        ranked = sorted(range(len(self)), key=lambda index: content_key(seed, self.ids[index]))
-        labels = self.labels[ranked]
-        firsts = [np.asarray(ranked)[labels == label][:n] for label in range(self.num_classes)]
-        return self.subset(np.sort(np.concatenate(firsts)))
+        return self.subset(choose_per_class(self.ids, self.labels, self.class_names, n, seed=seed))
 
     def resize(self, resolution: int) -> "LabelledImages":
         """The same images at another resolution (bicubic, antialiased)."""
