@@ -1,36 +1,82 @@
-"""Datasets: one call for those that ship with the package and for any folder of class folders."""
+"""Datasets: one call for those that ship with the package, for the paper's, and for any folder of images."""
 
 from pathlib import Path
 
+from diffinv.datasets.catalogue import CATALOGUE, DatasetCard, HubSource, dataset_card
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.embedded import SPLITS, embedded_names, load_embedded
 from diffinv.datasets.folder import load_folder
-from diffinv.datasets.labelled_images import LabelledImages, check_resolution
+from diffinv.datasets.hub import is_hub_folder, load_hub, load_hub_folder
+from diffinv.datasets.labelled_images import LabelledImages, check_resolution, is_saved
+from diffinv.datasets.medmnist import load_medmnist, load_npz
+from diffinv.datasets.selection import Request
 
-__all__ = ["DatasetError", "LabelledImages", "embedded_names", "load_dataset"]
+__all__ = [
+    "CATALOGUE",
+    "DatasetCard",
+    "DatasetError",
+    "LabelledImages",
+    "dataset_card",
+    "embedded_names",
+    "load_dataset",
+]
 
 
 def load_dataset(
-    name_or_folder: str | Path, *, split: str = "train", resolution: int | None = None, seed: int = 0
+    name_or_folder: str | Path,
+    *,
+    split: str = "train",
+    resolution: int | None = None,
+    images_per_class: int | None = None,
+    seed: int = 0,
 ) -> LabelledImages:
-    """Load the "train", "validation" or "test" split of an embedded dataset or of a folder of class folders.
+    """Load the "train", "validation" or "test" split of a dataset by name, or of a folder.
 
-    `resolution` None keeps an embedded dataset's own, and for a folder takes the median shorter side of its
-    images, rounded to a multiple of 8 between 32 and 512. `seed` splits a folder that has no splits. A folder
-    that is called like an embedded dataset is read if given as a Path or "./name".
+    Names are those of the embedded datasets and of the `CATALOGUE`, whose files are fetched once and then
+    serve offline. A folder holds class folders, what `LabelledImages.save` wrote, or Parquet files as on the
+    Hugging Face hub; an .npz file is one of MedMNIST's. A folder that is called like a dataset is read if
+    given as a Path or "./name".
 
-    DatasetError (a ValueError) names what is wrong: an unknown dataset or split, no class, a class without
-    images or twice with different case, an image that is empty, damaged or more than 8 times as long as wide.
+    `resolution` None keeps a dataset's own, and for a folder takes the median shorter side of its images,
+    rounded to a multiple of 8 between 32 and 512. `seed` splits a folder of class folders that has no splits;
+    the splits of a dataset by name are always the same. `images_per_class` gives what `per_class` with the
+    same seed would, and of Parquet files decodes no other image.
+
+    DatasetError (a ValueError) names what is wrong: an unknown dataset or split, one that is not there when
+    there is no network, no class, a class without images or twice with different case, an image that is
+    empty, damaged or more than 8 times as long as wide.
     """
     if split not in SPLITS:
         raise DatasetError(f'there is no split "{split}": choose "train", "validation" or "test".')
     if resolution is not None:
         check_resolution(resolution)
-    known = embedded_names()
-    if isinstance(name_or_folder, str) and name_or_folder in known:
-        return load_embedded(name_or_folder, split=split, resolution=resolution)
-    folder = Path(name_or_folder).expanduser()
-    if not folder.exists():
-        choices = f"choose {', '.join(known)}, or give a folder of class folders"
-        raise DatasetError(f'there is no dataset or folder "{name_or_folder}": {choices}.')
-    return load_folder(folder, split=split, resolution=resolution, seed=seed)
+    request = Request(split, resolution, images_per_class, seed)
+    if isinstance(name_or_folder, str) and name_or_folder in (*embedded_names(), *CATALOGUE):
+        data = _load_named(name_or_folder, request)
+    else:
+        data = _load_path(Path(name_or_folder).expanduser(), request)
+    # Nothing is left to do here for those that chose before they decoded.
+    if images_per_class is not None:
+        data = data.per_class(images_per_class, seed=seed)
+    return data if resolution is None else data.resize(resolution)
+
+
+def _load_named(name: str, request: Request) -> LabelledImages:
+    if name in embedded_names():
+        return load_embedded(name, split=request.split)
+    card = dataset_card(name)
+    if isinstance(card.source, HubSource):
+        return load_hub(name, card, card.source, request)
+    return load_medmnist(name, card, card.source, split=request.split)
+
+
+def _load_path(path: Path, request: Request) -> LabelledImages:
+    if not path.exists():
+        names = ", ".join((*embedded_names(), *CATALOGUE))
+        choices = f"choose {names}, or give a folder of class folders or of Parquet files"
+        raise DatasetError(f'there is no dataset or folder "{path}": {choices}.')
+    if path.suffix == ".npz":
+        return load_npz(path, split=request.split)
+    if not is_saved(path) and is_hub_folder(path):
+        return load_hub_folder(path, request)
+    return load_folder(path, split=request.split, resolution=request.resolution, seed=request.seed)

@@ -16,8 +16,8 @@ def embedded_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in FOLDER.glob("*/dataset.json")))
 
 
-def load_embedded(name: str, *, split: str, resolution: int | None) -> LabelledImages:
-    """Read one split of an embedded dataset, resized unless `resolution` is None (its own)."""
+def load_embedded(name: str, *, split: str) -> LabelledImages:
+    """Read one split of an embedded dataset."""
     record = read_json(FOLDER / name / "dataset.json")
     path = FOLDER / name / f"{split}.parquet"
     if not path.is_file():
@@ -28,5 +28,4 @@ def load_embedded(name: str, *, split: str, resolution: int | None) -> LabelledI
         "split": split,
         **{key: record[key] for key in ("source", "licence") if key in record},
     }
-    data = LabelledImages(**rows._asdict(), class_names=tuple(record["class_names"]), provenance=provenance)
-    return data if resolution is None else data.resize(resolution)
+    return LabelledImages(**rows._asdict(), class_names=tuple(record["class_names"]), provenance=provenance)

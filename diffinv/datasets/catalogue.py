@@ -1,0 +1,228 @@
+"""The paper's datasets by name: where each lies, its classes in words, its splits, statistics and licence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffinv.datasets.decoding import DatasetError
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images that make up one split: of every class in `files`, the share from `start` to `end`.
+
+    Shares are cut from an order that hashes of the image ids decide: parts that do not overlap share no
+    image.
+    """
+
+    files: tuple[str, ...]
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Parquet files of one revision of a dataset repository on the Hugging Face hub."""
+
+    repository: str
+    revision: str | None
+    parts: Mapping[str, Part]
+    image_column: str = "image"
+    label_column: str = "label"
+
+
+@dataclass(frozen=True)
+class NpzSource:
+    """A file in MedMNIST's format and its published MD5 checksum; it brings all three splits."""
+
+    url: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a dataset before it is loaded.
+
+    `class_names` are words for prompts, in the order of the labels. `resolution` is that of the images, or
+    where they differ in size the paper's. `mean` and `std` are those of the training pixels in [0, 1], per
+    channel. `flips_keep_label` tells whether a mirrored image still shows its class.
+    """
+
+    class_names: tuple[str, ...]
+    resolution: int
+    mean: Channels
+    std: Channels
+    licence: str
+    prompt_template: str
+    source: HubSource | NpzSource
+    flips_keep_label: bool = True
+
+
+def dataset_card(name: str) -> DatasetCard:
+    """The card of a dataset that is loaded by name; DatasetError lists the names if there is none."""
+    if name not in CATALOGUE:
+        raise DatasetError(f'the catalogue has no dataset "{name}": choose one of {", ".join(CATALOGUE)}.')
+    return CATALOGUE[name]
+
+
+def _with_validation(train: str, test: str) -> dict[str, Part]:
+    # A tenth of the training images, as none of these datasets has a validation split of its own.
+    return {"train": Part((train,), 0.1, 1.0), "validation": Part((train,), 0.0, 0.1), "test": Part((test,))}
+
+
+def _standard(folder: str) -> tuple[str, str]:
+    return f"{folder}/train-00000-of-00001.parquet", f"{folder}/test-00000-of-00001.parquet"
+
+
+_EUROSAT = tuple(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
+
+_CIFAR100_CLASSES = """\
+apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus,
+butterfly, camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab,
+crocodile, cup, dinosaur, dolphin, elephant, flatfish, forest, fox, girl, hamster, house, kangaroo, keyboard,
+lamp, lawn mower, leopard, lion, lizard, lobster, man, maple tree, motorcycle, mountain, mouse, mushroom, oak
+tree, orange, orchid, otter, palm tree, pear, pickup truck, pine tree, plain, plate, poppy, porcupine, possum,
+rabbit, raccoon, ray, road, rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider,
+squirrel, streetcar, sunflower, sweet pepper, table, tank, telephone, television, tiger, tractor, train,
+trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm"""
+
+# Every revision was seen in public records of the hub to hold these files; None would mean that it was not,
+# and would take the newest. The statistics are those that public training code states for each training set,
+# to be compared with other work: the classifiers here normalise by the images that they are trained on.
+CATALOGUE: dict[str, DatasetCard] = {
+    "cifar10": DatasetCard(
+        class_names=(
+            *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        ),
+        resolution=32,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
+        prompt_template="a photo of a {}",
+        source=HubSource(
+            repository="uoft-cs/cifar10",
+            revision="0b2714987fa478483af9968de7c934580d0bb9a2",
+            parts=_with_validation(*_standard("plain_text")),
+            image_column="img",
+        ),
+    ),
+    "cifar100": DatasetCard(
+        class_names=tuple(_CIFAR100_CLASSES.replace("\n", " ").split(", ")),
+        resolution=32,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
+        prompt_template="a photo of a {}",
+        source=HubSource(
+            repository="uoft-cs/cifar100",
+            revision="aadb3af77e9048adbea6b47c21a81e47dd092ae5",
+            parts=_with_validation(*_standard("cifar100")),
+            image_column="img",
+            label_column="fine_label",
+        ),
+    ),
+    # The 500 and 800 labelled images a class; the 100,000 unlabelled ones are left out, as in the paper.
+    "stl10": DatasetCard(
+        class_names=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+        resolution=96,
+        mean=(0.4467, 0.4398, 0.4066),
+        std=(0.2603, 0.2566, 0.2713),
+        licence="not stated by its authors (Coates, Ng, Lee 2011); the images come from ImageNet",
+        prompt_template="a photo of a {}",
+        source=HubSource(
+            repository="tanganke/stl10",
+            revision="49ae7f94508f7feae62baf836db284306eab0b0f",
+            parts=_with_validation(*_standard("data")),
+        ),
+    ),
+    # The hub's own conversion to Parquet, since the repository itself holds a script; its validation images
+    # are everybody's test images. The shorter side is 320 px, and the paper works at 256.
+    "imagenette": DatasetCard(
+        class_names=(
+            *("tench", "English springer", "cassette player", "chain saw", "church"),
+            *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+        ),
+        resolution=256,
+        mean=(0.485, 0.456, 0.406),  # those of ImageNet, whose subset it is
+        std=(0.229, 0.224, 0.225),
+        licence="Apache-2.0 (the selection); the images are ImageNet's, for non-commercial research",
+        prompt_template="a photo of a {}",
+        source=HubSource(
+            repository="frgfm/imagenette",
+            revision="823b9fdada70ebfa6486d411b6d9f2cb96cb9117",
+            parts=_with_validation("320px/train/0000.parquet", "320px/validation/0000.parquet"),
+        ),
+    ),
+    # The few-shot literature splits EuroSAT as CoOp does (Zhou et al. 2022): 50, 20 and 30 % of each class,
+    # hence 13,500, 5,400 and 8,100 images, and renames its classes. CoOp's own choice of images is a file on
+    # a private drive; the proportions and the names here are CoOp's, the choice is ours and follows from the
+    # image ids.
+    "eurosat": DatasetCard(
+        class_names=(
+            *("annual crop land", "forest", "herbaceous vegetation land", "highway or road"),
+            *("industrial buildings", "pasture land", "permanent crop land", "residential buildings"),
+            *("river", "sea or lake"),
+        ),
+        resolution=64,
+        mean=(0.3444, 0.3803, 0.4078),
+        std=(0.2036, 0.1366, 0.1148),
+        licence="MIT; contains Copernicus Sentinel data",
+        prompt_template="a centered satellite photo of {}",
+        source=HubSource(
+            repository="timm/eurosat-rgb",
+            revision="b4e28552cd5f3932b6abc37eb20d3e84901ad728",
+            parts={
+                "train": Part(_EUROSAT, 0.0, 0.5),
+                "validation": Part(_EUROSAT, 0.5, 0.7),
+                "test": Part(_EUROSAT, 0.7, 1.0),
+            },
+        ),
+    ),
+    # Addresses, checksums, classes and licences of MedMNIST 3.0.2 (Yang et al. 2023).
+    "pathmnist": DatasetCard(
+        class_names=(
+            *("adipose tissue", "background", "debris", "lymphocytes", "mucus", "smooth muscle"),
+            *("normal colon mucosa", "cancer-associated stroma", "colorectal adenocarcinoma epithelium"),
+        ),
+        resolution=28,
+        mean=(0.7405, 0.5330, 0.7058),
+        std=(0.1237, 0.1768, 0.1244),
+        licence="CC-BY-4.0",
+        prompt_template="a histology slide of {}",
+        source=NpzSource(
+            url="https://zenodo.org/records/10519652/files/pathmnist.npz?download=1",
+            md5="a8b06965200029087d5bd730944a56c1",
+        ),
+    ),
+    "bloodmnist": DatasetCard(
+        class_names=(
+            *("basophil", "eosinophil", "erythroblast", "immature granulocyte"),
+            *("lymphocyte", "monocyte", "neutrophil", "platelet"),
+        ),
+        resolution=28,
+        mean=(0.7943, 0.6597, 0.6962),
+        std=(0.2156, 0.2416, 0.1179),
+        licence="CC-BY-4.0",
+        prompt_template="a microscope image of a {} in a blood smear",
+        source=NpzSource(
+            url="https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1",
+            md5="7053d0359d879ad8a5505303e11de1dc",
+        ),
+    ),
+    "dermamnist": DatasetCard(
+        class_names=(
+            *("actinic keratosis", "basal cell carcinoma", "benign keratosis", "dermatofibroma", "melanoma"),
+            *("melanocytic nevus", "vascular lesion"),
+        ),
+        resolution=28,
+        mean=(0.7631, 0.5381, 0.5614),
+        std=(0.1366, 0.1543, 0.1692),
+        licence="CC-BY-NC-4.0",
+        prompt_template="a dermatoscopic photo of a {}",
+        source=NpzSource(
+            url="https://zenodo.org/records/10519652/files/dermamnist.npz?download=1",
+            md5="0744692d530f8e62ec473284d019b0c7",
+        ),
+    ),
+}

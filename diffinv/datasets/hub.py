@@ -1,0 +1,180 @@
+"""Image datasets of the Hugging Face hub: by name, at a pinned revision, or as a folder of its Parquet files.
+
+Files are fetched by the hub's own client into the cache that `datasets` and `hf download` fill as well, so
+that a copy of whichever origin serves without a network. The `datasets` library itself is not asked to load
+them: offline it takes the newest copy it has, whatever revision was asked for, and it stores every image a
+second time. Nothing but Parquet is read, and no code of a repository is run.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    HTTPError,  # of whichever HTTP library the hub client uses
+    LocalEntryNotFoundError,
+)
+
+from diffinv.datasets.catalogue import DatasetCard, HubSource
+from diffinv.datasets.decoding import DatasetError
+from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
+from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
+from diffinv.datasets.shards import (
+    Columns,
+    Shards,
+    check_columns,
+    find_columns,
+    read_images,
+    read_labels,
+    shorter_sides,
+)
+
+VALIDATION_SHARE = 0.1  # of every class of train, in a folder without validation files
+MEASURED_IMAGES = 1000  # from which a folder's resolution follows
+
+
+def load_hub(name: str, card: DatasetCard, source: HubSource, request: Request) -> LabelledImages:
+    """Read one split of a dataset of the catalogue, fetching the files of that split that are not there.
+
+    A number of images per class decodes no more than these: the same that `per_class` would keep of the whole
+    split. DatasetError if a file is neither in the cache nor to be had.
+    """
+    part = source.parts[request.split]
+    columns = Columns(source.image_column, source.label_column, card.class_names)
+    by_split: dict[str, list[Path]] = {}
+    for file in part.files:
+        by_split.setdefault(_split_of(Path(file)) or request.split, []).append(_fetch(name, source, file))
+    return _read(
+        [Shards(published, tuple(paths)) for published, paths in by_split.items()],
+        columns,
+        request,
+        resolution=request.resolution or card.resolution,
+        share=(part.start, part.end),
+        provenance={
+            "dataset": name,
+            "split": request.split,
+            "source": f"{source.repository} on the Hugging Face hub",
+            "revision": source.revision,
+            "licence": card.licence,
+        },
+    )
+
+
+def is_hub_folder(folder: Path) -> bool:
+    """Whether a folder holds Parquet files called after a split, as a dataset repository does."""
+    return folder.is_dir() and bool(_files_by_configuration(folder))
+
+
+def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
+    """Read one split of a copy of a dataset repository, such as data/train-00000-of-00001.parquet.
+
+    Classes are called as the files say. Where there are no validation files, a tenth of every class of train
+    is the validation split, always the same one. Without `resolution` it follows from the first 1,000 images
+    of train, as that of a folder of images does. DatasetError if the folder holds several datasets or lacks
+    the split, or if the files do not declare an image and a class.
+    """
+    configurations = _files_by_configuration(folder)
+    if len(configurations) > 1:
+        names = ", ".join(sorted(configurations))
+        raise DatasetError(f"{folder} holds several datasets ({names}): give the folder of one of them.")
+    (files,) = configurations.values()
+    carves = "validation" not in files
+    published = "train" if carves and request.split == "validation" else request.split
+    for needed in ("train", published):
+        if needed not in files:
+            raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
+    share = (0.0, 1.0)
+    if carves and published == "train":
+        share = (VALIDATION_SHARE, 1.0) if request.split == "train" else (0.0, VALIDATION_SHARE)
+    train = Shards("train", tuple(files["train"]))
+    columns = find_columns(train.paths[0])
+    resolution = request.resolution or natural_resolution(shorter_sides(train, columns, MEASURED_IMAGES))
+    return _read(
+        [Shards(published, tuple(files[published]))],
+        columns,
+        request,
+        resolution=resolution,
+        share=share,
+        provenance={"dataset": str(folder), "split": request.split, "resolution": resolution},
+    )
+
+
+def _fetch(name: str, source: HubSource, file: str) -> Path:
+    try:
+        path = hf_hub_download(source.repository, file, repo_type="dataset", revision=source.revision)
+    except (OSError, ValueError, HTTPError) as error:
+        offline = isinstance(error, LocalEntryNotFoundError)
+        reason = "no network" if offline else str(error).strip().split("\n")[0].rstrip(".")
+        raise DatasetError(
+            f'"{name}" is not in the Hugging Face cache and could not be fetched ({reason}): connect to the '
+            f"network once, or give load_dataset the folder of a copy of {source.repository}."
+        ) from error
+    return Path(path)
+
+
+def _read(
+    shards: Sequence[Shards],
+    columns: Columns,
+    request: Request,
+    *,
+    resolution: int,
+    share: tuple[float, float],
+    provenance: dict[str, Any],
+) -> LabelledImages:
+    for path in (path for shard in shards for path in shard.paths):
+        check_columns(path, columns)
+    by_shard = [read_labels(shard, columns) for shard in shards]
+    labels = np.concatenate(by_shard)
+    # The published split and row: unique in the whole dataset, whichever part of it is asked for.
+    ids = [
+        f"{shard.split}/{row:05d}"
+        for shard, rows in zip(shards, by_shard, strict=True)
+        for row in range(len(rows))
+    ]
+    chosen = share_of_classes(ids, labels, *share)
+    if request.images_per_class is not None:
+        known = [ids[index] for index in chosen], labels[chosen], columns.class_names
+        chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
+    images = np.empty((len(chosen), resolution, resolution, 3), np.uint8)
+    first = 0
+    for shard, rows in zip(shards, by_shard, strict=True):
+        begin, end = np.searchsorted(chosen, [first, first + len(rows)])
+        read_images(shard, columns, chosen[begin:end] - first, images[begin:end])
+        first += len(rows)
+    return LabelledImages(
+        images=images,
+        labels=labels[chosen],
+        class_names=columns.class_names,
+        ids=tuple(ids[index] for index in chosen),
+        provenance=provenance,
+    )
+
+
+def _files_by_configuration(folder: Path) -> dict[str, dict[str, list[Path]]]:
+    # Repositories keep their files at the top, in "data", or in a folder per configuration; the hub's own
+    # conversions to Parquet have a folder per split below that.
+    found: dict[str, dict[str, list[Path]]] = {}
+    paths = [path for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}.parquet")]
+    for path in sorted(paths):
+        inside = path.relative_to(folder)
+        if split := _split_of(inside):
+            home = inside.parent.parent if _is_numbered(inside) else inside.parent
+            found.setdefault(home.as_posix(), {}).setdefault(split, []).append(path)
+    return found
+
+
+def _is_numbered(path: Path) -> bool:
+    return re.fullmatch(r"\d+", path.stem) is not None
+
+
+def _split_of(path: Path) -> str | None:
+    # "train-00000-of-00001.parquet", "train.parquet" or "train/0000.parquet".
+    word = path.parent.name if _is_numbered(path) else path.stem.split("-")[0]
+    for split, aliases in SPLIT_FOLDERS.items():
+        if word in aliases:
+            return split
+    return None

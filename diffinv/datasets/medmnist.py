@@ -1,0 +1,113 @@
+"""Datasets in MedMNIST's format: one .npz file with the images and labels of three splits."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+from urllib.request import urlopen
+
+import numpy as np
+from jaxtyping import UInt8
+
+from diffinv.cache import default_cache_dir, write_atomically
+from diffinv.datasets.catalogue import CATALOGUE, DatasetCard, NpzSource
+from diffinv.datasets.decoding import DatasetError
+from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.progress import progress
+
+SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
+
+
+def load_medmnist(name: str, card: DatasetCard, source: NpzSource, *, split: str) -> LabelledImages:
+    """Read one split, fetching the file unless it is there.
+
+    A copy in the package's cache serves, and one that the medmnist package has put into ~/.medmnist.
+    DatasetError if there is none and none can be had, or if it is not the published one.
+    """
+    file = f"{name}.npz"
+    cached = default_cache_dir() / "datasets" / file
+    path = next((path for path in (cached, Path.home() / ".medmnist" / file) if path.is_file()), None)
+    if path is None:
+        path = cached
+        _download(name, source, path)
+    elif _md5(path) != source.md5:
+        raise DatasetError(f"{path} is not the published file (its MD5 checksum differs): delete it.")
+    provenance = {"dataset": name, "split": split, "source": source.url, "licence": card.licence}
+    return _read(path, split, card, provenance)
+
+
+def load_npz(path: Path, *, split: str) -> LabelledImages:
+    """Read one split of a file that is called as MedMNIST calls it, such as "bloodmnist_64.npz".
+
+    Any size of images will do, and no checksum is asked for. DatasetError if the name begins like no dataset
+    of the catalogue, which knows the classes.
+    """
+    name = path.stem.split("_")[0]
+    card = CATALOGUE.get(name)
+    if card is None or not isinstance(card.source, NpzSource):
+        known = ", ".join(key for key, value in CATALOGUE.items() if isinstance(value.source, NpzSource))
+        raise DatasetError(f"the classes of {path} are not known: let its name begin with one of {known}.")
+    return _read(path, split, card, {"dataset": str(path), "split": split, "licence": card.licence})
+
+
+def _read(path: Path, split: str, card: DatasetCard, provenance: dict[str, str]) -> LabelledImages:
+    key = SPLIT_NAMES[split]
+    try:
+        # Without pickles, so that a file can hold numbers and nothing that runs.
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays[f"{key}_images"], arrays[f"{key}_labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} is damaged or not in MedMNIST's format: get it again.") from error
+    if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or len(set(images.shape[1:3])) != 1:
+        raise DatasetError(f"the images in {path} are not 8-bit squares, grey or RGB: get it again.")
+    if labels.shape != (len(images), 1) or labels.dtype.kind not in "iu":
+        raise DatasetError(f"the labels in {path} are not one whole number an image: get it again.")
+    return LabelledImages(
+        images=_to_rgb(images),
+        labels=labels[:, 0].astype(np.int64),
+        class_names=card.class_names,
+        ids=tuple(f"{split}/{row:05d}" for row in range(len(images))),
+        provenance=provenance,
+    )
+
+
+def _to_rgb(images: np.ndarray) -> UInt8[np.ndarray, "image height width 3"]:
+    return np.repeat(images[..., None], 3, axis=3) if images.ndim == 3 else images
+
+
+def _download(name: str, source: NpzSource, path: Path) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        response = urlopen(source.url, timeout=TIMEOUT_SECONDS)
+    except (OSError, HTTPException) as error:
+        raise _unreachable(name, source, path) from error
+    with response, write_atomically(path) as file:
+        total = int(response.headers.get("Content-Length") or 0) // CHUNK_BYTES or None
+        for chunk in progress(_chunks(response, name, source, path), total=total, desc=f"{name} (MB)"):
+            digest.update(chunk)
+            file.write(chunk)
+        if digest.hexdigest() != source.md5:
+            unexpected = f"what {source.url} sent is not the published {name} (its MD5 checksum differs)"
+            raise DatasetError(f"{unexpected}: try again, or put the file at {path} by hand.")
+
+
+def _chunks(response: IO[bytes], name: str, source: NpzSource, path: Path) -> Iterator[bytes]:
+    try:
+        while chunk := response.read(CHUNK_BYTES):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _unreachable(name, source, path) from error
+
+
+def _unreachable(name: str, source: NpzSource, path: Path) -> DatasetError:
+    where = f"connect to the network once, or put {source.url} at {path} by hand"
+    return DatasetError(f'"{name}" is not in the cache and could not be fetched: {where}.')
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
