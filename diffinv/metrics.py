@@ -1,17 +1,22 @@
 """How close to the real images, and how varied, synthetic ones are: distances between features of images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-# The numbers of images and of features are checked by hand: two sets need not be of one size, and features of
-# two models get a sentence.
-Features = Float[Tensor, "_ _"]
-CHUNK = 512  # rows of a distance matrix held at once
+from diffinv.neighbours import (
+    Crossing,
+    Features,
+    check_features,
+    cross,
+    nearest_neighbours,
+    sum_of_distances,
+)
 
 
 def image_features(model: Any, images: UInt8[np.ndarray, "image height width 3"]) -> Features:
@@ -23,38 +28,95 @@ def image_features(model: Any, images: UInt8[np.ndarray, "image height width 3"]
     raise ValueError(f"a {type(model).__name__} makes no features: give a FrozenClip or a FrozenDiffusion.")
 
 
-def precision(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
-    """Share of the synthetic images on the real manifold (Kynkäänniemi et al. 2019, eq. 3).
+@dataclass(frozen=True, eq=False)
+class Manifolds:
+    """How two sets lie on each other's manifolds, image by image; the four metrics are their means.
 
-    A manifold is the union of balls about its images, each reaching to the k-th neighbour among themselves.
+    A manifold is the union of balls about its images, each reaching to the k-th neighbour among themselves
+    (Kynkäänniemi et al. 2019). Means over a class are the metrics of its images in the whole.
     """
-    _check(real, synthetic)
-    inside = _inside(synthetic, real, num_neighbours)
-    return float(inside.any(dim=1).double().mean())
+
+    num_neighbours: int
+    real_balls: Int[Tensor, " synthetic"]  # number of real balls that a synthetic image lies in
+    holds_synthetic: Bool[Tensor, " real"]  # whether a real ball holds a synthetic image
+    on_synthetic: Bool[Tensor, " real"]  # whether a real image lies on the synthetic manifold
+    nearest: Float[Tensor, " synthetic"]  # distance to the nearest real image
+    nearest_index: Int[Tensor, " synthetic"]
+
+    def precision(self, synthetic: Any = slice(None)) -> float:
+        """Share of the synthetic images on the real manifold (Kynkäänniemi et al. 2019, eq. 3)."""
+        return _share(self.real_balls[synthetic] > 0)
+
+    def recall(self, real: Any = slice(None)) -> float:
+        """Share of the real images on the synthetic manifold (Kynkäänniemi et al. 2019, eq. 3)."""
+        return _share(self.on_synthetic[real])
+
+    def density(self, synthetic: Any = slice(None)) -> float:
+        """In how many real balls a synthetic image lies, over k (Naeem et al. 2020, eq. 4); may exceed 1."""
+        return _share(self.real_balls[synthetic]) / self.num_neighbours
+
+    def coverage(self, real: Any = slice(None)) -> float:
+        """Share of the real balls that hold a synthetic image (Naeem et al. 2020, eq. 5)."""
+        return _share(self.holds_synthetic[real])
+
+
+def manifolds(
+    real: Features,
+    synthetic: Features,
+    *,
+    num_neighbours: int = 5,
+    real_radii: Float[Tensor, " real"] | None = None,
+    synthetic_radii: Float[Tensor, " synthetic"] | None = None,
+) -> Manifolds:
+    """Compare two sets in one pass over their distances.
+
+    Radii that are known already, `ball_radii` of a set, need not be computed again.
+    """
+    check_features(real, synthetic)
+    if real_radii is None:
+        real_radii = ball_radii(real, num_neighbours)
+    if synthetic_radii is None:
+        synthetic_radii = ball_radii(synthetic, num_neighbours)
+    found = cross(synthetic, real, real_radii, synthetic_radii)
+    return Manifolds(
+        num_neighbours=num_neighbours,
+        real_balls=found.balls_about,
+        holds_synthetic=found.centre_holds,
+        on_synthetic=found.centre_held,
+        nearest=found.nearest,
+        nearest_index=found.nearest_index,
+    )
+
+
+def ball_radii(features: Features, num_neighbours: int) -> Float[Tensor, " image"]:
+    """Distance of each image to its k-th neighbour among the others."""
+    return nearest_neighbours(features, features, num_neighbours, leave_one_out=True).distances[:, -1]
+
+
+def precision(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
+    """`Manifolds.precision`; the synthetic set may be smaller than k."""
+    return _share(_in_real_balls(real, synthetic, num_neighbours).balls_about > 0)
 
 
 def recall(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
-    """Share of the real images on the synthetic manifold (Kynkäänniemi et al. 2019, eq. 3)."""
+    """`Manifolds.recall`; the real set may be smaller than k."""
     return precision(synthetic, real, num_neighbours=num_neighbours)
 
 
 def density(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
-    """In how many real balls a synthetic image lies, over k (Naeem et al. 2020, eq. 4); may exceed 1."""
-    _check(real, synthetic)
-    inside = _inside(synthetic, real, num_neighbours)
-    return float(inside.sum(dim=1).double().mean() / num_neighbours)
+    """`Manifolds.density`; the synthetic set may be smaller than k."""
+    return _share(_in_real_balls(real, synthetic, num_neighbours).balls_about) / num_neighbours
 
 
 def coverage(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
-    """Share of the real balls that hold a synthetic image (Naeem et al. 2020, eq. 5)."""
-    _check(real, synthetic)
-    return float(_inside(synthetic, real, num_neighbours).any(dim=0).double().mean())
+    """`Manifolds.coverage`; the synthetic set may be smaller than k."""
+    return _share(_in_real_balls(real, synthetic, num_neighbours).centre_holds)
 
 
 def manifold_metrics(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> dict[str, float]:
     """Precision, recall, density and coverage by their names."""
-    functions = (precision, recall, density, coverage)
-    return {f.__name__: f(real, synthetic, num_neighbours=num_neighbours) for f in functions}
+    found = manifolds(real, synthetic, num_neighbours=num_neighbours)
+    return {name: getattr(found, name)() for name in ("precision", "recall", "density", "coverage")}
 
 
 def frechet_distance(features_a: Features, features_b: Features) -> float:
@@ -62,7 +124,7 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
 
     Biased upwards for few images: compare only sets of the same size.
     """
-    _check(features_a, features_b)
+    check_features(features_a, features_b)
     if min(len(features_a), len(features_b)) < 2:
         raise ValueError("a Fréchet distance needs at least 2 images on each side: give more.")
     a, b = features_a.double(), features_b.double()
@@ -77,10 +139,10 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
 
 def nearest_neighbour_distances(queries: Features, references: Features) -> Float[Tensor, " query"]:
     """Distance of each query to the nearest reference: near 0, a copy."""
-    _check(queries, references)
+    check_features(queries, references)
     if len(references) == 0:
         raise ValueError("there is no image to compare with: give at least one.")
-    return torch.cat([_distances(chunk, references).amin(dim=1) for chunk in queries.split(CHUNK)])
+    return nearest_neighbours(queries, references, 1).distances[:, 0]
 
 
 def diversity(features: Features, originals: Sequence[Any]) -> float:
@@ -89,52 +151,52 @@ def diversity(features: Features, originals: Sequence[Any]) -> float:
     `originals` names the original of each sample (`LabelledImages.sources`). Originals with a single sample
     do not count; ValueError if there are no others.
     """
+    spreads = [
+        sum_of_distances(features[group]) / _pairs(len(group))
+        for group in _members(features, originals)
+        if len(group) > 1
+    ]
+    if not spreads:
+        raise ValueError("diversity needs two samples of one original: make more images_per_real.")
+    return float(np.mean(spreads))
+
+
+def diversity_between(features: Features, originals: Sequence[Any]) -> float:
+    """Mean distance between two samples of different originals.
+
+    Meant for the samples of one class: those of two classes differ by what they show. ValueError for samples
+    of a single original.
+    """
+    groups = _members(features, originals)
+    pairs = _pairs(len(features)) - sum(_pairs(len(group)) for group in groups)
+    if pairs == 0:
+        raise ValueError("diversity between originals needs samples of two originals: give more images.")
+    within = sum(sum_of_distances(features[group]) for group in groups if len(group) > 1)
+    return (sum_of_distances(features) - within) / pairs
+
+
+def _in_real_balls(real: Features, synthetic: Features, num_neighbours: int) -> Crossing:
+    check_features(real, synthetic)
+    return cross(synthetic, real, ball_radii(real, num_neighbours))
+
+
+def _members(features: Features, originals: Sequence[Any]) -> list[list[int]]:
     if len(originals) != len(features):
         raise ValueError(f"{len(features)} samples have {len(originals)} originals: name one for each.")
     members: dict[Any, list[int]] = {}
     for index, original in enumerate(originals):
         members.setdefault(original, []).append(index)
-    spreads = [
-        torch.nn.functional.pdist(features[group].double()).mean()
-        for group in members.values()
-        if len(group) > 1
-    ]
-    if not spreads:
-        raise ValueError("diversity needs two samples of one original: make more images_per_real.")
-    return float(torch.stack(spreads).mean())
+    return list(members.values())
 
 
-def _inside(points: Features, centres: Features, num_neighbours: int) -> Tensor:
-    # [point, centre]: whether the point lies in the ball of the centre.
-    if not 1 <= num_neighbours < len(centres):
-        raise ValueError(
-            f"{num_neighbours} neighbours cannot be found among {len(centres)} images: "
-            "give more images, or choose num_neighbours from 1 to one less than their number."
-        )
-    # The nearest of all is the image itself, at distance 0.
-    radii = torch.cat(
-        [
-            _distances(chunk, centres).kthvalue(num_neighbours + 1, dim=1).values
-            for chunk in centres.split(CHUNK)
-        ]
-    )
-    return torch.cat([_distances(chunk, centres) <= radii for chunk in points.split(CHUNK)])
+def _pairs(count: int) -> int:
+    return count * (count - 1) // 2
 
 
-def _distances(a: Float[Tensor, "a feature"], b: Float[Tensor, "b feature"]) -> Float[Tensor, "a b"]:
-    # The shortcut by a matrix product loses the small distances, which are the ones that count here.
-    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+def _share(values: Tensor) -> float:
+    return float(values.double().mean())
 
 
 def _covariance_root(features: Float[Tensor, "image feature"]) -> Float[Tensor, "row feature"]:
     centred = (features - features.mean(dim=0)) / (len(features) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R
-
-
-def _check(a: Features, b: Features) -> None:
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"features of {a.shape[1]} and of {b.shape[1]} numbers differ: use one model for both."
-        )
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise ValueError("a feature is infinite or not a number: check the images and the model.")
