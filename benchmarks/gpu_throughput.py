@@ -30,7 +30,13 @@ NETWORKS = {
         "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
     },
     "small": {
-        "unet": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32},
+        "unet": {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "cross_attention_dim": 32,
+        },
         "vae": {"block_out_channels": (32, 32, 32, 32)},
         "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
     },

@@ -64,7 +64,7 @@ def test_every_setting_is_in_effect(tiny_checkpoint, toy_images):
     assert model.vae.use_slicing and model.vae.use_tiling
     assert all(hasattr(getattr(model, part), "_hf_hook") for part in NETWORKS)
     calls = []
-    model.unet.mid_block.resnets[-1].register_forward_hook(lambda *_: calls.append(1))
+    model.unet.mid_block.resnets[-1].register_forward_pre_hook(lambda *_: calls.append(1))
     for _ in inversion_steps(model, toy_images.subset([0]), Inversion(steps_per_image=2)):
         pass
     assert len(calls) == 4, "each update computes the activations twice"
