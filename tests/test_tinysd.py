@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from scipy.ndimage import gaussian_filter
 
 from diffinv.datasets import load_dataset
 from diffinv.tinysd import (
@@ -399,6 +400,32 @@ def test_shipped_datasets_are_balanced_large_enough_and_credited(name):
         assert [icon_set for icon_set in used if not corpus.held_out(icon_set)] == []
     grounds = load_dataset(name, split="test").images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert np.median(grounds @ [0.2126, 0.7152, 0.0722]) < 0.25 * 255
+
+
+def test_near_duplicates_across_splits_are_dropped_whatever_they_are_called():
+    drawn = np.random.default_rng(0).random((5, 8, 8)).repeat(4, 1).repeat(4, 2) > 0.5
+    masks = np.stack([*drawn, drawn[0], drawn[1], drawn[2], drawn[2]]).astype(float)
+    masks[5:] = gaussian_filter(masks[5:], (0, 0.5, 0.5))
+    splits = ["test", "validation", "train", "train", "test", "train", "train", "train", "validation"]
+    labels = ["bell", "bell", "car", "car", "cloud", "tree", "tree", "tree", "tree"]
+    icons = pd.DataFrame({"split": splits, "label": labels})
+    kept = embedded_datasets.drop_shared_between_splits(icons, masks)
+    # 5 redraws 0 of test, 6 redraws 1 of validation; 2 and 7 redraw each other and 8 of validation.
+    assert list(kept.index) == [0, 1, 3, 4, 8]
+
+
+@pytest.mark.parametrize("name", ["icons10", "novel10"])
+def test_no_shipped_icon_nearly_equals_one_of_another_split(name):
+    splits, masks = [], []
+    for split in ("train", "validation", "test"):
+        shipped = load_dataset(name, split=split)
+        first = [position for position, image_id in enumerate(shipped.ids) if image_id.endswith("-0")]
+        light = shipped.images[first] @ np.array([0.2126, 0.7152, 0.0722])
+        low, high = light.min((1, 2), keepdims=True), light.max((1, 2), keepdims=True)
+        masks.append((light - low) / (high - low))  # bright on dark, in two colours
+        splits += [split] * len(first)
+    icons = pd.DataFrame({"split": splits})
+    assert len(embedded_datasets.drop_shared_between_splits(icons, np.concatenate(masks))) == len(icons) > 500
 
 
 # The shipped checkpoint

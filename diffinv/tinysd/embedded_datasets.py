@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Shaped
+from scipy.fft import dctn
 
 from diffinv.cache import write_atomically, write_json
 from diffinv.datasets.decoding import encode_png
@@ -20,6 +22,9 @@ COLOURINGS = 2
 SHARES = {"train": 0.58, "validation": 0.12, "test": 0.3}
 ENOUGH_ICONS_PER_CLASS = {"train": 31, "validation": 6, "test": 16}
 MOST_ICONS_PER_CLASS = {"train": 40, "validation": 15, "test": 30}
+# Of 255. A mask that is blurred by half a pixel or rounded to 8 bits keeps within it; the plain five-pointed
+# stars of two design families, the closest drawings that are each one's own, are 7 bits apart.
+NEAR_DUPLICATE_BITS = 5
 DESCRIPTIONS = {
     "icons10": "ten things that the embedded generator has words for, drawn by icon sets it never saw",
     "novel10": "ten things that the embedded generator has no word for",
@@ -52,15 +57,43 @@ def choose_salt(icons: pd.DataFrame, tries: int = 1500) -> int:
     return -max(shortfall(salt) for salt in range(tries))[1]
 
 
+def perceptual_hash(masks: Shaped[np.ndarray, "icon height width"]) -> Bool[np.ndarray, "icon 255"]:
+    """255 bits of each mask (values in [0, 1]) that say what is drawn: which low frequencies it holds."""
+    spectrum = dctn(masks, axes=(1, 2), norm="ortho")[:, :16, :16] / masks.shape[1]
+    # Above a little, not above zero: what a symmetric drawing does not hold comes out as noise of any sign.
+    return (spectrum > 0.001).reshape(len(masks), -1)[:, 1:]
+
+
+def drop_shared_between_splits(
+    icons: pd.DataFrame, masks: Shaped[np.ndarray, "icon height width"]
+) -> pd.DataFrame:
+    """Drop icons that nearly equal one of another split, under whichever name and class.
+
+    `masks` has the rows of `icons`, whose column ``split`` decides: train gives way to validation, and both
+    give way to test.
+    """
+    hashes = perceptual_hash(masks)
+    splits = icons["split"].to_numpy()
+    keep = np.ones(len(icons), bool)
+    for split, kept in (("train", ("validation", "test")), ("validation", ("test",))):
+        theirs = hashes[np.isin(splits, kept)]
+        for position in np.flatnonzero(splits == split):
+            apart = (theirs != hashes[position]).sum(1)
+            keep[position] = apart.min(initial=hashes.shape[1]) > NEAR_DUPLICATE_BITS
+    return icons[keep]
+
+
 def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Path:
     """Write the three Parquet splits, ``dataset.json`` and ``NOTICE`` of one dataset, two colourings an icon.
 
-    Icon sets do not cross splits; classes have equal numbers of images; icons are bright on dark.
+    Neither icon sets nor near-duplicates cross splits; classes have equal numbers of images; icons are bright
+    on dark.
     """
     corpus = Corpus.load(corpus_folder, name, RESOLUTION)
     icons = corpus.icons
     salt = choose_salt(icons)
     icons = icons.assign(split=[split_of(icon_set, salt) for icon_set in icons["icon_set"]])
+    icons = drop_shared_between_splits(icons, corpus.masks / 255)
     class_names = sorted(icons["label"].unique())
     counts = (
         icons.groupby(["label", "split"])
