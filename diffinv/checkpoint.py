@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import HTTPError  # of whichever HTTP library the hub client uses
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter of whichever HTTP library it uses
 from safetensors import SafetensorError
 
 EMBEDDED = Path(__file__).parent / "assets" / "tinysd"
@@ -209,9 +209,11 @@ def _download(name: str, revision: str | None, dtype: torch.dtype) -> Path:
     except CheckpointError:
         raise
     except (OSError, ValueError, HTTPError) as error:
+        answered = any(isinstance(each, HfHubHTTPError) for each in (error, error.__context__))
+        trouble = "the hub does not give it" if answered else "the hub cannot be reached"
         raise CheckpointError(
-            f"checkpoint {name!r} could not be fetched from the hub ({first_line(error)}): check the name "
-            "and the connection, or use the embedded one with load_diffusion('tinysd')."
+            f"no copy of checkpoint {name!r} is on this machine, and {trouble} ({first_line(error)}): check "
+            "the name and the connection, or give the folder of a copy or 'tinysd', which need neither."
         ) from error
 
 

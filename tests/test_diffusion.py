@@ -153,8 +153,8 @@ def test_missing_folders_are_refused(tmp_path):
 def test_a_hub_id_without_connection_is_refused(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = refusal("nobody/no-such-checkpoint")
-    assert "nobody/no-such-checkpoint" in message
-    assert "tinysd" in message
+    assert "nobody/no-such-checkpoint" in message and "the hub cannot be reached" in message
+    assert "folder of a copy" in message and "tinysd" in message
 
 
 def test_sdxl_is_refused(copied):
