@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -68,7 +67,7 @@ def closeness(
         nearest_index=nearest_index,
         own_ratios=own / unit,
         quantile=quantile,
-        # Of the observed ones, the next lower: interpolating between the two lowest would invent a distance.
-        threshold=float(torch.quantile(own / unit, quantile, interpolation="lower")),
+        # An observed one: interpolating between the two lowest would invent a distance.
+        threshold=float((own / unit).kthvalue(max(1, int(quantile * len(own)))).values),
         num_duplicates=len(own_distances) - len(own),
     )
