@@ -168,10 +168,16 @@ def _add_sample(verbs) -> None:
 
 def _add_evaluate(verbs) -> None:
     verb = verbs.add_parser(
-        "evaluate", help="compare classifiers trained on your images, on synthetic ones and on both"
+        "evaluate",
+        help="compare classifiers trained on your images, on synthetic ones and on both; "
+        "or judge a synthetic set",
+        description="With REAL alone: make synthetic images of it and compare classifiers trained on the "
+        "real images, on the synthetic ones and on both. With SYNTHETIC: the evaluation card of that set.",
     )
-    verb.add_argument("folder", metavar="FOLDER", help="class folders, or icons10, novel10 or mnist5k")
-    verb.add_argument("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
+    verb.add_argument("folder", metavar="REAL", help="class folders, or icons10, novel10 or mnist5k")
+    verb.add_argument(
+        "synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes"
+    )
     verb.add_argument(
         "--seeds",
         type=int,
@@ -180,11 +186,24 @@ def _add_evaluate(verbs) -> None:
         help="trainings of each kind, at least 3 (default: %(default)s)",
     )
     verb.add_argument("--resolution", type=int, help="side of the images (default: the folder's own)")
-    verb.add_argument("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
     verb.add_argument("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
     verb.add_argument(
-        "--out", type=Path, metavar="JSON", help="default: NAME-evaluation.json, NAME being the folder's"
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it",
     )
+    proof = verb.add_argument_group("with REAL alone")
+    proof.add_argument("--images-per-real", type=int, metavar="N", help="default: 5")
+    proof.add_argument("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
+    card = verb.add_argument_group("with SYNTHETIC")
+    card.add_argument("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
+    card.add_argument("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
+    card.add_argument(
+        "--against-real", action="store_true", default=None, help="train classifiers on REAL as well"
+    )
+    card.add_argument("--no-accuracy", action="store_true", default=None, help="train no classifier")
+    card.add_argument("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
     _add_model(verb)
     verb.set_defaults(verb=_evaluate)
 
@@ -231,10 +250,23 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from diffinv.practice import evaluate
+    if options.synthetic is None:
+        _refuse(options, "test", "clip", "against_real", "no_accuracy", "neighbours", where="needs SYNTHETIC")
+        from diffinv.practice import evaluate
 
-    sys.stdout.write(evaluate(options))
+        sys.stdout.write(evaluate(options))
+        return 0
+    _refuse(options, "images_per_real", "real_per_class", "model", where="is for REAL alone")
+    from diffinv.evaluation_practice import write_evaluation
+
+    sys.stdout.write(write_evaluation(options))
     return 0
+
+
+def _refuse(options: argparse.Namespace, *names: str, where: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} {where}: leave it out.")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings")
 
 LEAST_SEEDS = 3  # with fewer, an interval says nothing
+IMAGES_PER_REAL = 5
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 
@@ -97,6 +98,8 @@ def evaluate(options: argparse.Namespace) -> str:
     """Train classifiers on real images, on synthetic ones and on both; write JSON and return the report."""
     from diffinv.studies import run
 
+    if options.images_per_real is None:  # the parser leaves it open, to tell who asks for it in vain
+        options.images_per_real = IMAGES_PER_REAL
     if options.seeds < LEAST_SEEDS:
         raise ValueError(
             f"seeds is {options.seeds}: an interval needs at least {LEAST_SEEDS} trainings of each kind."

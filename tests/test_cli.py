@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_help_is_instant():
         (["sample", "nowhere", "--out", "images"], "nowhere holds no embedding store"),
         (["evaluate", "nowhere"], "no dataset or folder"),
         (["evaluate", "icons10", "--seeds", "2"], "at least 3"),
+        (["evaluate", "icons10", "nowhere"], "there is no folder nowhere"),
+        (["evaluate", "icons10", "some", "--images-per-real", "5"], "--images-per-real is for REAL alone"),
+        (["evaluate", "icons10", "some", "--model", "tinysd"], "--model is for REAL alone"),
+        (["evaluate", "icons10", "--clip", "tinysd"], "--clip needs SYNTHETIC"),
+        (["evaluate", "icons10", "--against-real"], "--against-real needs SYNTHETIC"),
     ],
 )
 def test_a_users_error_is_one_sentence(arguments, sentence, capsys, tmp_path, monkeypatch):
@@ -161,6 +167,64 @@ def test_evaluate_compares_three_training_sets(folder, tiny_checkpoint, tmp_path
         assert row["mean"] == pytest.approx(np.mean(accuracies)) and row["low"] <= row["mean"] <= row["high"]
         assert f"{row['mean']:.1%}" in table
     assert "real + synthetic against real:" in table
+
+
+def test_evaluate_judges_a_saved_synthetic_set(folder, tmp_path, capsys):
+    from diffinv import load_dataset
+
+    train = load_dataset(folder, split="train")
+    copied = replace(
+        train,
+        images=np.concatenate([train.images, train.images[:, ::-1]]),
+        labels=np.concatenate([train.labels, train.labels]),
+        ids=tuple(f"{name}#{copy}" for copy in (0, 1) for name in train.ids),
+        sources=train.ids * 2,
+    )
+    copied.save(tmp_path / "made")
+    out = tmp_path / "reports" / "made.json"
+    arguments = ["--profile", "smoke", "--against-real", "--neighbours", "2", "--out", str(out)]
+    assert main(["evaluate", str(folder), str(tmp_path / "made"), *arguments]) == 0
+    text, record, page = capsys.readouterr().out, json.loads(out.read_text()), out.with_suffix(".html")
+    assert "<h1>made against toys</h1>" in page.read_text() and str(page) in text
+    assert record["images"]["real"]["fingerprint"] == train.fingerprint
+    assert record["images"]["test"]["count"] == len(load_dataset(folder, split="test"))
+    assert record["copies"]["share"] >= 0.5 and record["copies"]["closest"][0]["ratio"] == 0
+    assert record["gain"]["n"] == 3 and record["settings"]["k"] == 2
+    for row in record["metrics"]:
+        assert f"\n{row['metric']}" in text
+    for row in record["accuracies"]:
+        assert f"accuracy when trained on {row['condition']} images: {row['mean']:.1%}" in text
+
+
+def test_evaluate_judges_plain_class_folders_by_the_names_of_the_classes(
+    folder, tmp_path, monkeypatch, capsys
+):
+    from diffinv import load_dataset
+
+    monkeypatch.chdir(tmp_path)
+    real = load_dataset(folder, split="train")
+    test = load_dataset(folder, split="test", resolution=real.resolution)
+    real.save(tmp_path / "real")  # one set without splits
+    test.save(tmp_path / "held_out")
+    for name in ("disc", "cross"):  # no square
+        for index in range(4):
+            path = tmp_path / "made" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(index).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+    arguments = ["evaluate", "real", "made", "--no-accuracy", "--neighbours", "2", "--profile", "smoke"]
+    assert main(arguments) == 0
+    record = json.loads(Path("made-evaluation.json").read_text())
+    by_class = {row["class"]: row["synthetic images"] for row in record["by_class"]}
+    assert by_class == {"disc": 4, "square": 0, "cross": 4}
+    assert record["leaks"] is None and record["accuracies"] is None
+    assert "leaks were not looked for" in capsys.readouterr().out
+    assert main([*arguments, "--test", "held_out"]) == 0
+    record = json.loads(Path("made-evaluation.json").read_text())
+    assert record["images"]["test"] == {"count": len(test), "fingerprint": test.fingerprint}
+    (tmp_path / "made" / "circle").mkdir()
+    assert main(arguments) == 2
+    assert 'has the class "circle", which the real images have not' in capsys.readouterr().err
 
 
 def test_doctor_says_what_is_here_and_what_is_damaged(tmp_path, monkeypatch, capsys):
