@@ -181,17 +181,21 @@ def weights_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _open(folder: Path, pool: Pool) -> PoolIndex | None:
+def open_index(path: Path) -> Any:
+    """What `write_index` wrote, left on disk: pages are read when a search comes to them."""
     import faiss
 
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+
+
+def _open(folder: Path, pool: Pool) -> PoolIndex | None:
     path, record = folder / "index.faiss", folder / "index.json"
     if not path.is_file() or not record.is_file():
         return None
     facts = read_json(record)
     if path.stat().st_size != facts["bytes"]:  # mapping a file that was cut short would kill the process
         return None
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    return PoolIndex(pool, index, tuple(facts["unreadable"]))
+    return PoolIndex(pool, open_index(path), tuple(facts["unreadable"]))
 
 
 def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Features:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks import retrieval as benchmark
 from diffinv import LabelledImages, retrieval
 from diffinv.clip import load_clip
 from diffinv.datasets import DatasetError
@@ -64,8 +65,8 @@ def unit_vectors(count, width, centres=None, seed=0):
 
 def opened(vectors, path, shard_size=1000):
     write_index([vectors[start : start + shard_size] for start in range(0, len(vectors), shard_size)], path)
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    return retrieval.PoolIndex(MemoryPool(labelled(np.zeros((2, 8, 8, 3), np.uint8))), index, ())
+    pool = MemoryPool(labelled(np.zeros((2, 8, 8, 3), np.uint8)))
+    return retrieval.PoolIndex(pool, retrieval.open_index(path), ())
 
 
 def count_embeddings(monkeypatch):
@@ -344,3 +345,18 @@ def test_descriptions_are_json_and_tell_settings_apart(clip, pictures):
         replace(synthesizer, pool=labelled(pictures[:11], "pool")),
     ]
     assert all(other.describe() != described for other in others)
+
+
+def test_the_benchmark_measures_every_phase_and_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "in_own_process", benchmark._measured)
+    monkeypatch.setattr(benchmark, "SHARD_SIZE", 1000)
+    monkeypatch.setattr(benchmark, "CENTRES", 50)
+    monkeypatch.setattr(retrieval, "EXACT_UP_TO", 1000)
+    output = tmp_path / "measured.json"
+    small = ["--vectors", "2500", "--width", "16", "--queries", "40", "--k", "5"]
+    assert benchmark.main([*small, "--folder", str(tmp_path / "work"), "--output", str(output)]) == 0
+    record, printed = json.loads(output.read_text()), capsys.readouterr().out
+    for phase in ("write_vectors", "build", "search", "check"):
+        assert record[phase]["peak_mb"] > 0 and phase in printed
+    assert record["check"]["recall_at_5"] > 0.9 and record["search"]["queries"] == 40
+    assert not (tmp_path / "work").exists()
