@@ -80,7 +80,8 @@ class PoolIndex:
     def _search(self, queries: Features, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
         import faiss
 
-        parameters = faiss.SearchParametersIVF(nprobe=min(lists, self.index.nlist))
+        parameters = faiss.SearchParametersIVF()
+        parameters.nprobe = min(lists, self.index.nlist)
         return self.index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
 
 
@@ -141,7 +142,7 @@ def write_index(shards: Sequence[Features], path: Path) -> None:
         index.add_with_ids(np.ascontiguousarray(shard[rows], np.float32), first + rows)
         first += len(shard)
     with write_atomically(path) as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def embed(pool: Pool, indices: Sequence[int], clip: FrozenClip) -> Features:
