@@ -30,7 +30,7 @@ class Run:
         environment["PYTHONPATH"] = str(ROOT)
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*command, "--jobs", "1", "--output", str(self.output)],
+                [*command, "--jobs", "1", "-p", "dataset=icons10", "--output", str(self.output)],
                 cwd=ROOT, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
 
