@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -165,8 +166,10 @@ def test_the_linear_start_has_the_distribution_of_torchs_linear_layer(group_size
     assert start.std().item() == pytest.approx(1 / (3 * group_size) ** 0.5, rel=0.03)
 
 
-def test_dense_updates_equal_a_linear_layer_under_adamw(tiny_diffusion, toy_images):
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])  # beside the larger one the scale of the gradient shows
+def test_dense_updates_equal_a_linear_layer_under_adamw(eps, tiny_diffusion, toy_images, monkeypatch):
     """Upstream's loop with stock parts: one-hot ids, unshuffled batches, the mean of the loss, one AdamW."""
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=eps))
     group = toy_images.subset([0, 6, 12, 1, 7])
     settings = replace(QUICK, batch_size=2, weight_decay=0.01, timestep_sampling="uniform")
     switches = Switches(initialisation="linear", optimiser="dense", encoding="every_step", group_size=5)
