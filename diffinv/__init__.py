@@ -16,18 +16,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "AttributeGrammar": "synthesizers.sentences",
+    "Autoencode": "synthesizers.autoencode",
     "Condition": "studies",
     "DiffusionInversion": "synthesizers.diffusion_inversion",
     "EmbeddingStore": "embeddings",
     "FrozenDiffusion": "diffusion",
+    "GAN": "synthesizers.gan",
+    "GANInversion": "synthesizers.gan_inversion",
+    "GANTraining": "adversarial",
     "Inversion": "inversion",
+    "KNNRetrieval": "synthesizers.knn_retrieval",
+    "LECF": "synthesizers.lecf",
     "LabelledImages": "datasets",
+    "LatentInversion": "adversarial",
+    "MemorySettings": "memory",
     "Perturbation": "perturbation",
     "Prompts": "synthesizers.prompts",
     "Real": "synthesizers.real",
     "Sampling": "sampling",
     "Synthesizer": "synthesizers.base",
     "Training": "classifiers.training",
+    "UPSTREAM": "upstream",
+    "UpstreamInversion": "upstream",
+    "WordToSentence": "synthesizers.sentences",
+    "Workload": "memory",
     "denoising_steps": "sampling",
     "inversion_steps": "inversion",
     "invert": "inversion",
@@ -40,21 +53,34 @@ _HOME_OF = {
     "training_steps": "classifiers.training",
 }
 _NAME_AT_HOME = {"run_study": "run"}
-_ROOMS = ("classifiers", "datasets", "figures", "metrics", "studies", "synthesizers", "widgets")
+_ROOMS = ("classifiers", "datasets", "figures", "metrics", "studies", "synthesizers", "upstream", "widgets")
 
 __all__ = [
+    "GAN",
+    "LECF",
+    "UPSTREAM",
+    "AttributeGrammar",
+    "Autoencode",
     "Condition",
     "DiffusionInversion",
     "EmbeddingStore",
     "FrozenDiffusion",
+    "GANInversion",
+    "GANTraining",
     "Inversion",
+    "KNNRetrieval",
     "LabelledImages",
+    "LatentInversion",
+    "MemorySettings",
     "Perturbation",
     "Prompts",
     "Real",
     "Sampling",
     "Synthesizer",
     "Training",
+    "UpstreamInversion",
+    "WordToSentence",
+    "Workload",
     "__version__",
     "denoising_steps",
     "inversion_steps",
@@ -84,17 +110,26 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from diffinv.adversarial import GANTraining, LatentInversion
     from diffinv.classifiers.training import Training, train_classifier, training_steps
     from diffinv.datasets import LabelledImages, load_dataset
     from diffinv.diffusion import FrozenDiffusion, load_diffusion
     from diffinv.embeddings import EmbeddingStore
     from diffinv.inversion import Inversion, inversion_steps, invert
+    from diffinv.memory import MemorySettings, Workload
     from diffinv.perturbation import Perturbation
     from diffinv.profiles import load_profile
     from diffinv.sampling import Sampling, denoising_steps, sample
     from diffinv.studies import Condition
     from diffinv.studies import run as run_study
+    from diffinv.synthesizers.autoencode import Autoencode
     from diffinv.synthesizers.base import Synthesizer
     from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
+    from diffinv.synthesizers.gan import GAN
+    from diffinv.synthesizers.gan_inversion import GANInversion
+    from diffinv.synthesizers.knn_retrieval import KNNRetrieval
+    from diffinv.synthesizers.lecf import LECF
     from diffinv.synthesizers.prompts import Prompts
     from diffinv.synthesizers.real import Real
+    from diffinv.synthesizers.sentences import AttributeGrammar, WordToSentence
+    from diffinv.upstream import UPSTREAM, UpstreamInversion
