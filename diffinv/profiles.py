@@ -53,10 +53,10 @@ class SamplingLesson:
 class ClassifierLesson:
     """Counts of 03_classifier_training."""
 
-    number_real_per_class: int = 4  # real images a class while the number of samples grows
-    images_per_real_grid: tuple[int, ...] = (1, 2, 5)
+    number_real_per_class: int = 8  # real images a class while the number of samples grows
+    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
     real_per_class_grid: tuple[int, ...] = (2, 4, 8)
-    images_per_real: int = 5  # samples a real image while the number of real images grows
+    images_per_real: int = 4  # samples a real image while the number of real images grows
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,10 @@ class Profile:
 TINY = Profile(
     name="tiny",
     device="cpu",
-    # TinySD's text vectors vary by 1, new ones by 0.1: this rate does in 100 updates what 0.03 does in 150.
+    # Chosen on validation images, by the share of samples that keep their image's class: TinySD's text vectors
+    # vary by 2, new ones by 0.1, so that a higher rate serves; twice the updates, or the rate, kept no more.
     inversion=Inversion(steps_per_image=100, learning_rate=0.1),
-    sampling=Sampling(num_inference_steps=10, resolution=32),
+    sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
 )
 

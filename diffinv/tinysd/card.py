@@ -33,7 +33,7 @@ from diffinv.tinysd.training_loop import Schedule
 SAMPLING = Sampling(guidance_scale=4.0, num_inference_steps=20, batch_size=100)
 SHOWN_PROMPTS = (
     "a red heart icon on white", "a yellow star icon on dark blue", "a green tree icon on black",
-    "a light blue cloud icon on dark grey", "a white house icon on purple", "an orange bell icon on black",
+    "a light blue cloud icon on dark grey", "a white home icon on purple", "an orange bell icon on black",
     "a pink lock icon on dark green", "a black clock icon on yellow", "a teal camera icon on white",
     "a white key icon on red",
 )  # fmt: skip
@@ -146,7 +146,7 @@ def _draw_samples(diffusion: FrozenDiffusion, target: Path) -> None:
         diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), SAMPLING, streams
     )
     grid = images.reshape(len(SHOWN_PROMPTS), columns, *images.shape[1:])
-    figure, ax = plt.subplots(figsize=(6.6, 6.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(7.8, 6.4), layout="constrained")
     image_grid(ax, grid, row_labels=list(SHOWN_PROMPTS))
     save_figure(figure, "samples", pd.DataFrame({"prompt": SHOWN_PROMPTS}), target)
 
