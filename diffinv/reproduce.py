@@ -75,6 +75,9 @@ def reproduce(
             outcomes[path.stem] = _up_to_date(manifest, path)
         else:
             todo.append(_job(path, output, given[path.stem], settings.time_limit_seconds))
+    # The longest first, by what they took last time, so that no process waits for one that began late.
+    took = manifest.notebooks
+    todo.sort(key=lambda job: -took.get(job.name, {}).get("wall_seconds", float("inf")))
     shared = run_record(settings, notebooks)
     try:
         for job, result in _run_each(todo, jobs):
