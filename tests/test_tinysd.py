@@ -169,6 +169,34 @@ def test_captions_name_the_colours_that_are_drawn():
     assert named > 300  # a quarter of the parts are left out, not more
 
 
+def test_plain_pairs_are_white_on_black_or_black_on_white():
+    icons = pd.DataFrame({"concept": ["lock"], "style": [""]})
+    drawn = Corpus(np.zeros((1, 8, 8), np.uint8), icons, {}).draw(
+        np.random.default_rng(2), 50, plain_share=1.0
+    )
+    colours = {word for caption in drawn[1] for word in caption.split()} - {"a", "lock", "icon", "on"}
+    assert colours == {"white", "black"}
+
+
+def test_naming_the_words_of_a_caption_counts_each_word_alike():
+    start, end = 8, 9
+    ids = torch.tensor([[start, 3, 5, end, end], [start, 4, 6, 7, end]])
+    embeddings = 20 * torch.eye(10)
+
+    def loss(*words: set[int]) -> float:
+        states = torch.zeros(2, 5, 10)
+        for row, named in zip(states, words, strict=True):
+            row[:, sorted(named)] = 1.0
+        return float(clip_stage.bag_of_words_loss(states, ids, embeddings, end))
+
+    both = loss({3, 5}, {4, 6, 7})
+    # Three states end a caption, two the first and one the second: to name all evenly leaves ln 2 and ln 3.
+    assert both == pytest.approx((2 * np.log(2) + np.log(3)) / 3, abs=0.05)
+    assert loss({3}, {4, 6, 7}) == pytest.approx(loss({5}, {4, 6, 7}))
+    assert loss({3}, {4, 6, 7}) > both
+    assert loss({3, 5, start}, {4, 6, 7}) > both
+
+
 def test_a_name_parts_into_concept_and_style():
     assert concepts.IconName.parse("heart-outline-24") == concepts.IconName("heart", "outline")
     assert concepts.IconName.parse("Lock_Filled_16px") == concepts.IconName("lock", "filled")
@@ -478,3 +506,19 @@ def test_the_shipped_pipeline_hears_colours(shipped):
 
     red, blue = mean_colour("red"), mean_colour("blue")
     assert (red[0] - red[2]) - (blue[0] - blue[2]) > 0.2
+
+
+def test_the_shipped_pipeline_draws_what_its_clip_recognises(shipped):
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        shipped, torch_dtype=torch.float32, safety_checker=None
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    names, copies = list(concepts.ICONS10), 4
+    drawn = pipeline(
+        [f"a white {name} icon on black" for name in names for _ in range(copies)],
+        height=32, width=32, num_inference_steps=20, guidance_scale=4.0, output_type="np",
+        generator=[torch.Generator().manual_seed(seed) for seed in range(copies * len(names))],
+    ).images  # fmt: skip
+    clip, tokenizer = clip_stage.load_clip_folder(shipped)
+    wanted = [name for name in names for _ in range(copies)]
+    assert clip_stage.zero_shot_top1(clip.float(), tokenizer, drawn.astype(np.float32), wanted) > 0.5
