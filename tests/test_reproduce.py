@@ -172,7 +172,13 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path, signum, code):
     write_notebook(tmp_path / "notebooks", "00_wait", wait)
     command = [sys.executable, "-m", "diffinv", "reproduce", "--profile", "smoke", "--output", "figures"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     kernel = int(wait_for(lambda: (tmp_path / "kernel").exists() and (tmp_path / "kernel").read_text()))
     process.send_signal(signum)
