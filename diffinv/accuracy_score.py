@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffinv.cache import ArtefactError, content_key, default_cache_dir, read_json, write_json
+from diffinv.cache import content_key, default_cache_dir, read_cached_json, write_json
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.progress import progress as progress_bar
@@ -36,7 +36,7 @@ def accuracy_scores(
     rows = []
     for name, seed in progress_bar(cells, total=len(cells), desc="classifiers", enabled=progress):
         path = folder / f"{content_key(sets[name].fingerprint, test.fingerprint, training, seed)}.json"
-        cell = _read(path)
+        cell = read_cached_json(path)
         if cell is None:
             classifier = train_classifier(sets[name], training, seed=seed)
             by_class = classifier.per_class_accuracy(test)
@@ -44,10 +44,3 @@ def accuracy_scores(
             write_json(path, cell)
         rows.append({"condition": name, "seed": seed, **cell})
     return pd.DataFrame(rows)
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return read_json(path)
-    except (FileNotFoundError, ArtefactError):  # absent or damaged: training again gives the same
-        return None

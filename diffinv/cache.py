@@ -161,6 +161,14 @@ def read_json(path: str | Path) -> Any:
         raise ArtefactError(f"{path} is not valid JSON: delete it, and it will be made again.") from error
 
 
+def read_cached_json(path: str | Path) -> Any | None:
+    """Read a JSON file of the cache; None if absent or damaged, since making it again gives the same."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ArtefactError):
+        return None
+
+
 def provenance(**more: Any) -> dict[str, Any]:
     """What made an artefact: versions, platform and time, with whatever else the caller knows."""
     packages = ("diffinv", "torch", "diffusers", "transformers", "numpy")

@@ -13,10 +13,9 @@ import pandas as pd
 from scipy import stats
 
 from diffinv.cache import (
-    ArtefactError,
     content_key,
     default_cache_dir,
-    read_json,
+    read_cached_json,
     write_atomically,
     write_json,
 )
@@ -74,7 +73,7 @@ def run(
     rows = []
     for condition, seed in progress_bar(cells, total=len(cells), desc="study", enabled=progress):
         path = folder / f"{_cell_key(condition, train, test, seed)}.json"
-        cell = _read_cell(path)
+        cell = read_cached_json(path)
         if cell is None:
             cell = _compute_cell(condition, train, test, seed)
             write_json(path, cell)
@@ -185,13 +184,6 @@ def _cell_key(condition: Condition, train: LabelledImages, test: LabelledImages,
     # The ids count: they decide the subset and the random streams.
     data = [train.fingerprint, train.ids, test.fingerprint]
     return content_key("study cell", condition.synthesizer.describe(), settings, data, seed)
-
-
-def _read_cell(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(path)
-    except (FileNotFoundError, ArtefactError):  # absent or damaged: computing it again gives the same row
-        return None
 
 
 def _interval(values: np.ndarray, name: str) -> dict[str, float]:

@@ -111,7 +111,7 @@ def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Pat
             for label, group in rows.groupby("label")
         ]
         _write_split(folder, corpus, icons.loc[np.concatenate(chosen)], split, class_names, seed)
-    _write_notice(folder, corpus, icons, name)
+    write_notice(folder, corpus, icons, name)
     write_json(
         folder / "dataset.json",
         {
@@ -150,7 +150,8 @@ def _write_split(
     )
 
 
-def _write_notice(folder: Path, corpus: Corpus, icons: pd.DataFrame, name: str) -> None:
+def write_notice(folder: Path, corpus: Corpus, icons: pd.DataFrame, name: str) -> None:
+    """Write ``NOTICE``: the icon sets behind ``icons``, with their authors, licences and counts."""
     lines = [f"{name} is made of icons from these sets, recoloured and reduced to 32 px:", ""]
     for icon_set, count in icons.groupby("icon_set").size().items():
         facts = corpus.facts["sets"][icon_set]

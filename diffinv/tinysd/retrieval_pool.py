@@ -14,6 +14,7 @@ from diffinv.cache import write_atomically, write_json
 from diffinv.datasets.decoding import encode_png
 from diffinv.randomness import numpy_stream
 from diffinv.tinysd.captions import Corpus, colour_in, draw_colour_pair
+from diffinv.tinysd.embedded_datasets import write_notice
 
 RESOLUTION = 32
 SHARE = 0.2
@@ -36,7 +37,7 @@ def build(corpus_folder: Path, folder: Path, *, share: float = SHARE, seed: int 
         captions.append(" ".join(word for word in words if word))
     ids = [f"{icon_set}/{name}" for icon_set, name in zip(icons["icon_set"], icons["name"], strict=True)]
     _write_parquet(folder / "pool.parquet", encoded, ids, captions, icons["concept"].tolist())
-    _write_notice(folder, corpus, icons)
+    write_notice(folder, corpus, icons, "icons_pool")
     write_json(
         folder / "pool.json",
         {
@@ -78,15 +79,3 @@ def _write_parquet(
     )
     with write_atomically(path) as file:
         pq.write_table(table, file, compression="zstd", compression_level=15)
-
-
-def _write_notice(folder: Path, corpus: Corpus, icons: pd.DataFrame) -> None:
-    lines = ["icons_pool is made of icons from these sets, recoloured and reduced to 32 px:", ""]
-    for icon_set, count in icons.groupby("icon_set").size().items():
-        facts = corpus.facts["sets"][icon_set]
-        lines.append(
-            f"{facts['name']} ({icon_set}), {facts['author']}, {facts['licence']}, "
-            f"{count} icons, {facts['url']}"
-        )
-    with write_atomically(folder / "NOTICE", "w") as file:
-        file.write("\n".join(lines) + "\n")
