@@ -10,53 +10,9 @@ import torch
 
 from diffinv.classifiers.training import Training
 from diffinv.inversion import Inversion
+from diffinv.lessons import ClassifierLesson, InversionLesson, Quickstart, SamplingLesson
 from diffinv.perturbation import Perturbation
 from diffinv.sampling import Sampling
-
-
-@dataclass(frozen=True)
-class Quickstart:
-    """Counts of 00_quickstart."""
-
-    real_per_class: int = 8
-    images_per_real: int = 5
-
-
-@dataclass(frozen=True)
-class InversionLesson:
-    """Counts of 01_inversion."""
-
-    num_images: int = 8
-    updates_grid: tuple[int, ...] = (50, 100, 200, 400)
-    tokens_grid: tuple[int, ...] = (1, 2, 4, 8)
-    loss_every: int = 10  # updates between two points of the loss curve
-    held_out_draws: int = 16  # noises and timesteps behind each point of held-out loss
-
-
-@dataclass(frozen=True)
-class SamplingLesson:
-    """Counts of 02_sampling_diversity."""
-
-    real_per_class: int = 8
-    gallery_rows: int = 6
-    gallery_copies: int = 5
-    interpolated_pairs: int = 4
-    interpolation_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1)
-    guidance_grid: tuple[float, ...] = (1, 1.5, 2, 4, 8)
-    noise_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.4, 0.8)
-    weight_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5)
-    sweep_originals: int = 20
-    sweep_copies: int = 4
-
-
-@dataclass(frozen=True)
-class ClassifierLesson:
-    """Counts of 03_classifier_training."""
-
-    number_real_per_class: int = 8  # real images a class while the number of samples grows
-    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
-    real_per_class_grid: tuple[int, ...] = (2, 4, 8)
-    images_per_real: int = 4  # samples a real image while the number of real images grows
 
 
 @dataclass(frozen=True)
@@ -73,10 +29,10 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     training: Training = field(default_factory=Training)
     seeds: tuple[int, ...] = (0, 1, 2)
-    quickstart: Quickstart = Quickstart()
-    inversion_lesson: InversionLesson = InversionLesson()
-    sampling_lesson: SamplingLesson = SamplingLesson()
-    classifier_lesson: ClassifierLesson = ClassifierLesson()
+    quickstart: Quickstart = field(default_factory=Quickstart)
+    inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
+    sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
+    classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
     time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
 
     clip: str = "tinysd"  # whose features measure fidelity and diversity
