@@ -41,6 +41,11 @@ class Profile:
         """How classifiers of a dataset are trained: a mirrored digit is another digit, or none."""
         return replace(self.training, augmentation="crop") if dataset == "mnist5k" else self.training
 
+    def using(self, model: str, resolution: int) -> Profile:
+        """The same scale with another checkpoint at the side it takes; "" and 0 keep the profile's own."""
+        sampling = replace(self.sampling, resolution=resolution or self.sampling.resolution)
+        return replace(self, model=model or self.model, sampling=sampling)
+
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch names it."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,15 @@ def test_smoke_is_smaller_than_tiny_in_every_count():
     smoke, tiny = (dict(numbers(load_profile(name))) for name in ("smoke", "tiny"))
     assert len(smoke) > 10
     assert all(smoke[name] <= tiny[name] for name in smoke)
+
+
+def test_another_checkpoint_changes_the_name_and_the_side_alone():
+    tiny = load_profile("tiny")
+    assert tiny.using("", 0) == tiny
+    other = tiny.using("models/sd", 64)
+    assert (other.model, other.sampling.resolution) == ("models/sd", 64)
+    assert replace(other, model=tiny.model, sampling=tiny.sampling) == tiny
+    assert tiny.using("models/sd", 0).sampling == tiny.sampling
 
 
 def test_the_paper_profile_has_the_papers_settings():
