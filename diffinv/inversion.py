@@ -1,6 +1,7 @@
 """Stage 1: learn the conditioning vectors of each image under the model's own training loss (section 3.1)."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def invert(
         class_names=tuple(real.class_names),
         ids=tuple(real.ids),
         losses=losses,
-        provenance=_provenance(diffusion, real, settings),
+        provenance={**_provenance(diffusion, real, settings), "learning_seconds": cache.seconds(keys)},
     )
 
 
@@ -190,7 +191,7 @@ def _fill(
     """Learn the vectors of the groups and cache each as it is finished."""
     tail = max(1, settings.steps_per_image // 10)
     for group in groups:
-        losses = []
+        losses, started = [], time.perf_counter()
         for step in inversion_steps(diffusion, real.subset(group), settings):
             losses.append(step.losses)
             yield step
@@ -200,6 +201,7 @@ def _fill(
             step.embeddings,
             mean_loss,
             _provenance(diffusion, real, settings),
+            time.perf_counter() - started,
         )
 
 

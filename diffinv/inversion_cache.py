@@ -26,10 +26,12 @@ class InversionCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._places: dict[str, tuple[Path, int]] = {}
+        self._seconds: dict[str, float | None] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as shard:
-                    self._register(path, json.loads(shard.metadata()["keys"]))
+                    header = shard.metadata()
+                self._register(path, json.loads(header["keys"]), json.loads(header.get("seconds", "null")))
             except (OSError, SafetensorError) as error:
                 # Written in one piece, so the disk has spoilt it since; its images are learned again.
                 warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
@@ -43,14 +45,25 @@ class InversionCache:
         embeddings: Float[Tensor, "image token channel"],
         losses: Float[Tensor, " image"],
         provenance: dict[str, Any],
+        seconds: float,
     ) -> None:
-        """Keep the vectors of one group."""
+        """Keep the vectors of one group, and the time that learning them took."""
         path = self.folder / f"{content_key(list(keys))}.safetensors"
         tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
-        metadata = {"keys": json.dumps(list(keys)), "provenance": json.dumps(provenance)}
+        metadata = {
+            "keys": json.dumps(list(keys)),
+            "provenance": json.dumps(provenance),
+            "seconds": json.dumps(seconds),
+        }
         with write_atomically(path) as file:
             file.write(save(tensors, metadata=metadata))
-        self._register(path, keys)
+        self._register(path, keys, seconds)
+
+    def seconds(self, keys: Sequence[str]) -> float | None:
+        """The time that these images took, each its share of its group's; None where one has no record."""
+        shares = [self._seconds[key] for key in keys]
+        known = [share for share in shares if share is not None]
+        return round(sum(known), 3) if len(known) == len(shares) else None
 
     def read(
         self, keys: Sequence[str]
@@ -68,6 +81,8 @@ class InversionCache:
         in_order = [found[position] for position in range(len(keys))]
         return torch.stack([vectors for vectors, _ in in_order]), torch.stack([loss for _, loss in in_order])
 
-    def _register(self, path: Path, keys: Sequence[str]) -> None:
+    def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
         for row, key in enumerate(keys):
-            self._places.setdefault(key, (path, row))
+            if key not in self._places:
+                self._places[key] = (path, row)
+                self._seconds[key] = None if seconds is None else seconds / len(keys)

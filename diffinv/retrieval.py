@@ -7,6 +7,7 @@ of one's own takes its place.
 import hashlib
 import math
 import shutil
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class PoolIndex:
     pool: Pool
     index: Any  # a faiss.IndexIVF
     unreadable: tuple[str, ...]  # ids of the images that could not be read and are never found
+    seconds: float | None = None  # that embedding and indexing the pool took; None = not recorded
 
     def __len__(self) -> int:
         """The number of images that can be found."""
@@ -101,6 +103,7 @@ def build_index(
     found = _open(folder, pool)
     if found is not None:
         return found
+    started = time.perf_counter()
     starts = range(0, len(pool.ids), SHARD_SIZE)
     shards = [
         _cached_shard(folder / "features" / f"{start:09d}.npy", pool, start, clip)
@@ -113,8 +116,9 @@ def build_index(
         skipped = f"{len(unreadable)} of {len(pool.ids)} images of the pool"
         warnings.warn(f"{skipped} cannot be read, {unreadable[0]} for one; they are left out.", stacklevel=2)
     write_index(shards, folder / "index.faiss")
+    seconds = round(time.perf_counter() - started, 3)  # of a run that was killed, the last part only
     facts = {"bytes": (folder / "index.faiss").stat().st_size, "unreadable": unreadable, "clip": clip.name}
-    write_json(folder / "index.json", provenance(**facts))
+    write_json(folder / "index.json", provenance(**facts, seconds=seconds))
     shutil.rmtree(folder / "features", ignore_errors=True)
     opened = _open(folder, pool)
     if opened is None:
@@ -196,7 +200,7 @@ def _open(folder: Path, pool: Pool) -> PoolIndex | None:
     facts = read_json(record)
     if path.stat().st_size != facts["bytes"]:  # mapping a file that was cut short would kill the process
         return None
-    return PoolIndex(pool, open_index(path), tuple(facts["unreadable"]))
+    return PoolIndex(pool, open_index(path), tuple(facts["unreadable"]), facts.get("seconds"))
 
 
 def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Features:

@@ -1,6 +1,7 @@
 """Codes that reproduce each real image, found by gradient descent through a frozen GAN."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
@@ -134,10 +135,13 @@ def invert_latents(
     record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
     bar = progress_bar(missing, total=len(missing), desc="GAN inversion", enabled=progress and bool(missing))
     for group in bar:
+        started = time.perf_counter()
         for last in latent_inversion_steps(gan, real.subset(group), settings, seed):  # noqa: B007 - its end
             pass
-        cache.write([keys[index] for index in group], last.codes, last.losses, record)
+        seconds = time.perf_counter() - started
+        cache.write([keys[index] for index in group], last.codes, last.losses, record, seconds)
     codes, losses = cache.read(keys)
+    record["learning_seconds"] = cache.seconds(keys)
     labels = torch.tensor(real.labels, dtype=torch.int64)
     return EmbeddingStore(codes, labels, real.class_names, real.ids, losses, record)
 

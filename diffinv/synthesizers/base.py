@@ -1,15 +1,23 @@
 """What every synthesizer is, and the one way in which samples are numbered, cached and labelled."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from diffinv.cache import content_key, default_cache_dir, provenance, write_atomically
+from diffinv.cache import (
+    content_key,
+    default_cache_dir,
+    provenance,
+    read_cached_json,
+    write_atomically,
+    write_json,
+)
+from diffinv.compute_cost import Stage, cost_record
 from diffinv.datasets import LabelledImages
 from diffinv.progress import progress
 
@@ -60,25 +68,27 @@ def synthesize(
     *,
     images_per_real: int,
     seed: int,
+    stages: Sequence[Stage] = (),
 ) -> LabelledImages:
     """Draw `images_per_real` samples of each real image, shard by shard through the cache.
 
     `draw(sources, copies)` makes images of any side, which are saved at the real images' side. Samples are
     ordered by copy number first: fewer images per real image are a prefix of more, on disk as in memory.
+    `stages` is the work done before the first sample, for the record of what the samples cost.
     """
     started = time.perf_counter()
     sources = np.tile(np.arange(len(real)), images_per_real).tolist()
     copies = np.repeat(np.arange(images_per_real), len(real)).tolist()
     key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
-    images: list[np.ndarray] = []
+    shards: list[_Shard] = []
     starts = range(0, len(sources), SAMPLES_PER_SHARD)
     for start in progress(starts, total=len(starts), desc="samples"):
         rows = slice(start, min(start + SAMPLES_PER_SHARD, len(sources)))
         path = default_cache_dir() / "samples" / key / f"{start:08d}.npy"
-        images.append(_cached_shard(path, real, draw, sources[rows], copies[rows]))
+        shards.append(_cached_shard(path, real, draw, sources[rows], copies[rows]))
     return _labelled(
         real,
-        np.concatenate(images),
+        np.concatenate([shard.images for shard in shards]),
         sources,
         copies,
         provenance(
@@ -87,24 +97,45 @@ def synthesize(
             images_per_real=images_per_real,
             real=real.provenance,
             real_fingerprint=real.fingerprint,
+            cost=cost_record(stages, _mean_seconds(shards)),
             wall_seconds=round(time.perf_counter() - started, 3),
         ),
     )
 
 
+class _Shard(NamedTuple):
+    """Samples that lie in one file, and what drawing each of them took, if that was kept."""
+
+    images: UInt8[np.ndarray, "sample height width 3"]
+    seconds_per_sample: float | None
+
+
+def _mean_seconds(shards: Sequence[_Shard]) -> float | None:
+    known = [len(s.images) * s.seconds_per_sample for s in shards if s.seconds_per_sample is not None]
+    return sum(known) / sum(len(s.images) for s in shards) if len(known) == len(shards) else None
+
+
 def _cached_shard(
     path: Path, real: LabelledImages, draw: Draw, sources: list[int], copies: list[int]
-) -> np.ndarray:
-    found = _read_shard(path, real.resolution)[: len(sources)]
-    if len(found) == len(sources):
+) -> _Shard:
+    record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
+    found = _Shard(
+        _read_shard(path, real.resolution)[: len(sources)],
+        (read_cached_json(record) or {}).get("seconds_per_sample"),
+    )
+    if len(found.images) == len(sources):
         return found
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
-    sources, copies = sources[len(found) :], copies[len(found) :]
-    fresh = _labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution)
-    shard = np.concatenate([found, fresh.images])
+    sources, copies = sources[len(found.images) :], copies[len(found.images) :]
+    started = time.perf_counter()
+    fresh = _labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution).images
+    drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
+    both = [found, drawn] if len(found.images) else [drawn]
+    whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))
+    write_json(record, {"seconds_per_sample": whole.seconds_per_sample})
     with write_atomically(path) as file:
-        np.save(file, shard, allow_pickle=False)
-    return shard
+        np.save(file, whole.images, allow_pickle=False)
+    return whole
 
 
 def _read_shard(path: Path, resolution: int) -> UInt8[np.ndarray, "sample height width 3"]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diffinv.compute_cost import Stage
 from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion
 from diffinv.inversion import Inversion, invert
@@ -44,7 +45,11 @@ class DiffusionInversion:
             streams = [stream(seed, "sample", real.ids[s], c) for s, c in zip(sources, copies, strict=True)]
             return sample(self.diffusion, conditioning, unconditional, sampling, streams)
 
-        return synthesize(real, draw, self.describe(), images_per_real=images_per_real, seed=seed)
+        updates = self.inversion.steps_per_image * len(real)
+        stage = Stage("inversion", store.provenance["learning_seconds"], updates)
+        return synthesize(
+            real, draw, self.describe(), images_per_real=images_per_real, seed=seed, stages=[stage]
+        )
 
     def describe(self) -> dict[str, Any]:
         return {

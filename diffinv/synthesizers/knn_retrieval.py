@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 
 from diffinv.cache import content_key, provenance
 from diffinv.clip import FrozenClip
+from diffinv.compute_cost import Stage, cost_record
 from diffinv.datasets import DatasetError, LabelledImages
 from diffinv.pools import EMBEDDED_POOL, MemoryPool, Pool, open_pool
 from diffinv.randomness import numpy_stream
@@ -62,8 +63,8 @@ class KNNRetrieval:
                 f"images_per_real is {images_per_real}, but only the k={self.k} nearest images of the pool "
                 f"are drawn from; choose k of at least {images_per_real}."
             )
+        pool, index = open_pool(self.pool), build_index(self.pool, self.clip)
         started = time.perf_counter()
-        pool = open_pool(self.pool)
         neighbours = self.neighbours(real)
         drawing = _Drawing(pool, real, distinct=self.duplicates == "remove")
         for copy in range(images_per_real):
@@ -71,6 +72,7 @@ class KNNRetrieval:
             for source in numpy_stream(seed, "turn", copy).permutation(len(real)).tolist():
                 order = numpy_stream(seed, "retrieved", real.ids[source]).permutation(self.k)
                 drawing.draw(source, copy, neighbours.rows[source, order].tolist())
+        seconds = time.perf_counter() - started
         record = provenance(
             synthesizer=self.describe(),
             seed=seed,
@@ -79,7 +81,8 @@ class KNNRetrieval:
             real_fingerprint=real.fingerprint,
             pool_images=len(pool.ids),
             mean_cosine=round(float(neighbours.cosines.mean()), 4),
-            wall_seconds=round(time.perf_counter() - started, 3),
+            cost=cost_record([Stage("index", index.seconds)], seconds / max(1, len(drawing.drawn))),
+            wall_seconds=round(seconds, 3),
         )
         return drawing.labelled(images_per_real, record)
 

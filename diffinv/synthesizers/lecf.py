@@ -23,6 +23,7 @@ from diffinv.cache import (
     write_json,
 )
 from diffinv.clip import FrozenClip
+from diffinv.compute_cost import cost_record
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import to_square
 from diffinv.diffusion import FrozenDiffusion
@@ -116,6 +117,8 @@ class LECF:
                 real=real.provenance,
                 real_fingerprint=real.fingerprint,
                 **_counts(real.class_names, selections),
+                # With those that the filter dropped, and with the sentences of both.
+                cost=cost_record([], draws.seconds / len(sources)),
                 wall_seconds=round(time.perf_counter() - started, 3),
             ),
         )
@@ -184,6 +187,14 @@ def select(confidences: Float[np.ndarray, " draw"], need: int, threshold: float)
     return Selection(np.concatenate([passing, surest]), len(confidences), len(passing))
 
 
+class _Block(NamedTuple):
+    """Consecutive samples of a class, CLIP's probabilities for it, and the time that drawing them took."""
+
+    images: UInt8[np.ndarray, "sample side side 3"]
+    confidences: Float[np.ndarray, " sample"]
+    seconds: float  # NaN where no record was kept
+
+
 class _Draws:
     """The numbered samples of each class with CLIP's probability for it, block by block through the cache."""
 
@@ -192,6 +203,7 @@ class _Draws:
         key = content_key(recipe._describe_draws(), class_names, resolution, seed)
         self.folder = default_cache_dir() / "lecf" / key
         self._found: list[list[np.ndarray]] = [[] for _ in class_names]
+        self.seconds = 0.0  # that all the draws looked at took when they were drawn
         native = recipe.diffusion.native_resolution
         self._sampling = replace(recipe.sampling, resolution=recipe.sampling.resolution or native)
 
@@ -212,7 +224,9 @@ class _Draws:
         for start in progress(starts, total=len(starts), desc="samples", enabled=bool(missing)):
             self._draw(missing[start : start + at_once])
         for block in blocks:
-            self._found[block[0]].append(self._stored(block)[1])
+            stored = self._stored(block)
+            self._found[block[0]].append(stored.confidences)
+            self.seconds += stored.seconds
 
     def images(
         self, labels: Int[np.ndarray, " sample"], numbers: Int[np.ndarray, " sample"]
@@ -223,10 +237,11 @@ class _Draws:
         for row, (label, number) in enumerate(zip(labels.tolist(), numbers.tolist(), strict=True)):
             rows_of[label, number // BLOCK_SIZE].append(row)
         for block, rows in rows_of.items():
-            images[rows] = self._stored(block)[0][numbers[rows] % BLOCK_SIZE]
+            images[rows] = self._stored(block).images[numbers[rows] % BLOCK_SIZE]
         return images
 
-    def _draw(self, blocks: Sequence[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _draw(self, blocks: Sequence[tuple[int, int]]) -> list["_Block"]:
+        started = time.perf_counter()
         drawn = [
             (label, number)
             for label, block in blocks
@@ -243,12 +258,13 @@ class _Draws:
         probabilities = clip.zero_shot(images, names).numpy()
         own = probabilities[np.arange(len(drawn)), [label for label, _ in drawn]]
         small = np.stack([to_square(Image.fromarray(image), self.resolution, "a sample") for image in images])
+        seconds = (time.perf_counter() - started) / len(blocks)
         made = []
         for number, block in enumerate(blocks):
             part = slice(number * BLOCK_SIZE, (number + 1) * BLOCK_SIZE)
-            made.append((small[part], own[part]))
+            made.append(_Block(small[part], own[part], seconds))
             with write_atomically(self._path(block)) as file:
-                np.savez(file, images=small[part], confidences=own[part])
+                np.savez(file, images=small[part], confidences=own[part], seconds=seconds)
         return made
 
     @cached_property
@@ -265,14 +281,15 @@ class _Draws:
     def _path(self, block: tuple[int, int]) -> Path:
         return self.folder / "{:05d}-{:06d}.npz".format(*block)
 
-    def _read(self, block: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    def _read(self, block: tuple[int, int]) -> "_Block | None":
         try:
             with np.load(self._path(block), allow_pickle=False) as stored:
-                return stored["images"], stored["confidences"]
+                seconds = float(stored["seconds"]) if "seconds" in stored else math.nan
+                return _Block(stored["images"], stored["confidences"], seconds)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None  # absent or damaged: drawing it again gives the same images
 
-    def _stored(self, block: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def _stored(self, block: tuple[int, int]) -> "_Block":
         found = self._read(block)
         return self._draw([block])[0] if found is None else found  # drawn again if gone since it was found
 

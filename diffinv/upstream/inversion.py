@@ -1,6 +1,7 @@
 """Stage 1 as upstream does it: a linear layer's start, one dense AdamW a group, images encoded every step."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -133,12 +134,13 @@ def _learn(
     switches: Switches,
     record: dict,
 ) -> Iterator[InversionStep]:
-    losses = []
+    losses, started = [], time.perf_counter()
     for step in upstream_inversion_steps(diffusion, group, settings, switches):
         losses.append(step.losses)
         yield step
     tail = max(1, settings.steps_per_image // 10)
-    cache.write(_keys(group), step.embeddings, torch.stack(losses[-tail:]).mean(dim=0), record)
+    mean_loss, seconds = torch.stack(losses[-tail:]).mean(dim=0), time.perf_counter() - started
+    cache.write(_keys(group), step.embeddings, mean_loss, record, seconds)
 
 
 def _start(
