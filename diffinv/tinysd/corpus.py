@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -31,6 +31,8 @@ LICENCES = frozenset({
     "MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "BSD-2-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0",
     "OFL-1.1", "Unlicense", "MPL-2.0",
 })  # fmt: skip
+# A package folder, an icon set and names of its icons become one picture each.
+Renderer = Callable[[Path, str, list[str]], Iterator[np.ndarray]]
 # Any number would do; the shipped weights and datasets belong to the third that this one holds out.
 HOLD_OUT_SALT = 222
 
@@ -69,8 +71,8 @@ def fetch_iconify(folder: Path) -> Path:
     return package
 
 
-def collections(package: Path) -> dict[str, dict]:
-    """List the icon sets whose licence allows training and shipping: monochrome, no logos, no trademarks."""
+def free_sets(package: Path) -> dict[str, dict]:
+    """List the icon sets whose licence allows training and shipping: no logos, no trademarks."""
     if not (package / "collections.json").is_file():
         raise ValueError(
             f"{package} has no collections.json: name an unpacked @iconify/json, or none to fetch it."
@@ -81,9 +83,13 @@ def collections(package: Path) -> dict[str, dict]:
         for name, entry in every.items()
         if entry["license"].get("spdx") in LICENCES
         and entry.get("category") not in {"Logos", "Programming"}
-        and not entry.get("palette")
         and "brands" not in name
     }
+
+
+def collections(package: Path) -> dict[str, dict]:
+    """List the monochrome ones among the free sets."""
+    return {name: entry for name, entry in free_sets(package).items() if not entry.get("palette")}
 
 
 def list_icons(package: Path) -> pd.DataFrame:
@@ -127,6 +133,15 @@ def select_icons(icons: pd.DataFrame, num_concepts: int) -> pd.DataFrame:
 
 def render_masks(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
     """Draw icons of one set as alpha masks, ``uint8 [64, 64]``; what cannot be drawn gives an empty mask."""
+    for picture in render_pictures(package, icon_set, names):
+        yield picture[:, :, 3]
+
+
+def render_pictures(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
+    """Draw icons of one set in colour, ``uint8 [64, 64, 4]``, alpha last and not multiplied into the colours.
+
+    What cannot be drawn gives an empty picture.
+    """
     import resvg_py
 
     data = json.loads((package / "json" / f"{icon_set}.json").read_text())
@@ -143,15 +158,16 @@ def render_masks(package: Path, icon_set: str, names: list[str]) -> Iterator[np.
                 resvg_py.svg_to_bytes(svg_string=f"{svg}{icon['body']}</svg>", width=RENDER_RESOLUTION)
             )
         except ValueError:
-            yield np.zeros((RENDER_RESOLUTION, RENDER_RESOLUTION), np.uint8)
+            yield np.zeros((RENDER_RESOLUTION, RENDER_RESOLUTION, 4), np.uint8)
             continue
         with Image.open(io.BytesIO(png)) as image:
-            canvas = image.convert("RGBA").getchannel("A").resize((RENDER_RESOLUTION, RENDER_RESOLUTION))
+            canvas = image.convert("RGBA").resize((RENDER_RESOLUTION, RENDER_RESOLUTION))
         yield np.asarray(canvas)
 
 
-def _render_set(job: tuple[Path, str, list[str]]) -> np.ndarray:
-    return np.stack(list(render_masks(*job)))
+def _render_set(job: tuple[Renderer, Path, str, list[str]]) -> np.ndarray:
+    render, package, icon_set, names = job
+    return np.stack(list(render(package, icon_set, names)))
 
 
 def build_corpus(
@@ -179,17 +195,22 @@ def build_corpus(
         "num_concepts": num_concepts,
         "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
         "icons": icons["part"].value_counts().to_dict(),
-        "sets": describe_sets(package, icons),
+        "sets": describe_sets(collections(package), icons),
     }
     write_json(folder / "corpus.json", facts)
     return folder
 
 
-def draw_icons(package: Path, icons: pd.DataFrame, workers: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Draw every icon once: ``icons`` with the row of its mask in ``mask``, and masks ``[icon, 64, 64]``."""
+def draw_icons(
+    package: Path, icons: pd.DataFrame, workers: int, *, render: Renderer = render_masks
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Draw every icon once: ``icons`` with the row of its mask in ``mask``, and masks ``[icon, 64, 64]``.
+
+    With ``render_pictures``, pictures ``[icon, 64, 64, 4]``.
+    """
     unique = icons.drop_duplicates(["icon_set", "name"]).sort_values(["icon_set", "name"])
     jobs = [
-        (package, icon_set, group["name"].tolist())
+        (render, package, icon_set, group["name"].tolist())
         for icon_set, group in unique.groupby("icon_set", sort=True)
     ]
     with ProcessPoolExecutor(workers) as pool:
@@ -199,16 +220,20 @@ def draw_icons(package: Path, icons: pd.DataFrame, workers: int) -> tuple[pd.Dat
     return icons.assign(mask=rows), masks
 
 
-def describe_sets(package: Path, icons: pd.DataFrame) -> dict[str, dict]:
-    """Say of every set that is used who drew it, under which licence, and for what it is used."""
-    entries = collections(package)
+def describe_sets(
+    entries: dict[str, dict], icons: pd.DataFrame, is_held_out: Callable[[str], bool] = held_out
+) -> dict[str, dict]:
+    """Say of every set that is used who drew it, under which licence, and for what it is used.
+
+    ``entries`` are what ``collections.json`` says of the sets.
+    """
     return {
         icon_set: {
             "name": entries[icon_set]["name"],
             "author": entries[icon_set]["author"]["name"],
             "licence": entries[icon_set]["license"]["spdx"],
             "url": entries[icon_set]["author"].get("url", ""),
-            "held_out": held_out(icon_set),
+            "held_out": is_held_out(icon_set),
             "icons": int(count),
         }
         for icon_set, count in icons.groupby("icon_set").size().items()
