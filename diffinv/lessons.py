@@ -48,3 +48,20 @@ class ClassifierLesson:
     images_per_real_grid: tuple[int, ...] = (1, 2, 4)
     real_per_class_grid: tuple[int, ...] = (2, 4, 8)
     images_per_real: int = 4  # samples a real image while the number of real images grows
+
+
+@dataclass(frozen=True)
+class PretrainingLesson:
+    """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""
+
+    shown_concepts: int = 30
+    shown_captions: int = 8  # in each of two columns
+    shown_images: int = 6
+    trajectory_prompts: int = 3
+    trajectory_columns: int = 8
+    guidance_grid: tuple[float, ...] = (1, 2, 4, 8)
+    guidance_rows: int = 6
+    composed_colours: int = 6
+    composed_concepts: int = 8
+    inference_steps: int = 20
+    train_minutes: float = 0.0  # of training, where the notebook's own parameter says nothing

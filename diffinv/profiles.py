@@ -10,7 +10,13 @@ import torch
 
 from diffinv.classifiers.training import Training
 from diffinv.inversion import Inversion
-from diffinv.lessons import ClassifierLesson, InversionLesson, Quickstart, SamplingLesson
+from diffinv.lessons import (
+    ClassifierLesson,
+    InversionLesson,
+    PretrainingLesson,
+    Quickstart,
+    SamplingLesson,
+)
 from diffinv.perturbation import Perturbation
 from diffinv.sampling import Sampling
 
@@ -33,6 +39,7 @@ class Profile:
     inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
     sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
     classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
+    pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
 
     clip: str = "tinysd"  # whose features measure fidelity and diversity
@@ -88,6 +95,19 @@ SMOKE = replace(
     ),
     classifier_lesson=ClassifierLesson(
         number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
+    ),
+    pretraining_lesson=PretrainingLesson(
+        shown_concepts=10,
+        shown_captions=3,
+        shown_images=2,
+        trajectory_prompts=1,
+        trajectory_columns=3,
+        guidance_grid=(1, 4),
+        guidance_rows=2,
+        composed_colours=2,
+        composed_concepts=2,
+        inference_steps=3,
+        train_minutes=0.05,
     ),
     time_limit_seconds=120,
 )
