@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from diffinv.adversarial import GANTraining, LatentInversion
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class SamplingLesson:
     sweep_originals: int = 20
     sweep_copies: int = 4
 
+    @property
+    def sweep_samples(self) -> int:
+        """Samples of all sweeps together."""
+        values = len(self.guidance_grid) + len(self.noise_grid) + len(self.weight_grid)
+        return values * self.sweep_originals * self.sweep_copies
+
 
 @dataclass(frozen=True)
 class ClassifierLesson:
@@ -48,6 +56,39 @@ class ClassifierLesson:
     images_per_real_grid: tuple[int, ...] = (1, 2, 4)
     real_per_class_grid: tuple[int, ...] = (2, 4, 8)
     images_per_real: int = 4  # samples a real image while the number of real images grows
+
+    @property
+    def pool_per_class(self) -> int:
+        """Real images a class that are inverted; every study takes its own from among them."""
+        return max(self.real_per_class_grid)
+
+    @property
+    def samples_per_class(self) -> int:
+        """Samples a class that both studies draw for each seed."""
+        of_number = self.number_real_per_class * max(self.images_per_real_grid)
+        return of_number + self.images_per_real * sum(self.real_per_class_grid)
+
+    @property
+    def classifiers_per_seed(self) -> int:
+        """Classifiers of both studies: on real images, on samples, and on both."""
+        return 1 + 2 * len(self.images_per_real_grid) + 3 * len(self.real_per_class_grid)
+
+
+@dataclass(frozen=True)
+class GeneratorLesson:
+    """Counts of 04_generator_quality, and the candidates of each generator: as many for one as for another."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    search_seeds: int = 1  # so many of the profile's, for each candidate
+    gan: GANTraining = field(default_factory=GANTraining)
+    latent_inversion: LatentInversion = field(default_factory=LatentInversion)
+    gan_rate_grid: tuple[float, ...] = (2e-4, 4e-4, 1e-3)  # of both networks
+    noise_grid: tuple[float, ...] = (0.1, 0.3, 0.6)  # of GAN inversion's codes
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    collapse_steps: int = 10  # of a GAN that has hardly been trained
+    gallery_classes: int = 8
+    autoencoding_grid: tuple[int, ...] = (32, 64)  # sides of the images
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from diffinv.classifiers.training import Training
+from diffinv.dataset_settings import PAPERS_DATASETS, DatasetSettings
+from diffinv.datasets import depiction
 from diffinv.inversion import Inversion
 from diffinv.lessons import (
     ClassifierLesson,
@@ -17,8 +19,10 @@ from diffinv.lessons import (
     Quickstart,
     SamplingLesson,
 )
+from diffinv.memory import MemorySettings, Workload
 from diffinv.perturbation import Perturbation
 from diffinv.sampling import Sampling
+from diffinv.upstream.settings import UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Profile:
     model: str = "tinysd"
     dtype: str = "float32"
     device: str | None = None  # None = the fastest one found
+    memory: MemorySettings | None = None  # None = as much as has to be traded for the memory found
     datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
+    dataset_settings: Mapping[str, DatasetSettings] = field(default_factory=dict)
     inversion: Inversion = field(default_factory=Inversion)
     perturbation: Perturbation = field(default_factory=Perturbation)
     sampling: Sampling = field(default_factory=Sampling)
@@ -45,13 +51,35 @@ class Profile:
     clip: str = "tinysd"  # whose features measure fidelity and diversity
 
     def training_for(self, dataset: str) -> Training:
-        """How classifiers of a dataset are trained: a mirrored digit is another digit, or none."""
-        return replace(self.training, augmentation="crop") if dataset == "mnist5k" else self.training
+        """How classifiers of a dataset are trained: mirrored only where that leaves the label true."""
+        mirrored = depiction(dataset).flips_keep_label
+        return self.training if mirrored else replace(self.training, augmentation="crop")
 
     def using(self, model: str, resolution: int) -> Profile:
         """The same scale with another checkpoint at the side it takes; "" and 0 keep the profile's own."""
-        sampling = replace(self.sampling, resolution=resolution or self.sampling.resolution)
-        return replace(self, model=model or self.model, sampling=sampling)
+        if not resolution:
+            return replace(self, model=model or self.model)
+        sampling = replace(self.sampling, resolution=resolution)
+        own = {name: settings.at(resolution) for name, settings in self.dataset_settings.items()}
+        return replace(self, model=model or self.model, sampling=sampling, dataset_settings=own)
+
+    def for_dataset(self, name: str) -> Profile:
+        """The same scale for one dataset alone, with what is its own; "" stands for all, and changes nothing."""
+        if not name:
+            return self
+        own = self.dataset_settings.get(name)
+        changes = {} if own is None else own.changes
+        parts = {part: replace(getattr(self, part), **change) for part, change in changes.items()}
+        return replace(self, datasets=(name,), **parts)
+
+    @property
+    def memory_request(self) -> MemorySettings | Workload:
+        """What `load_diffusion` is to trade for memory, or the largest work that it has to choose that for."""
+        if self.memory is not None:
+            return self.memory
+        sides = [self.for_dataset(name).sampling.resolution for name in self.datasets]
+        largest = max((side for side in sides if side), default=None)
+        return Workload(largest if all(sides) else None, self.inversion.batch_size)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -112,70 +140,55 @@ SMOKE = replace(
     time_limit_seconds=120,
 )
 
-# A free Colab GPU: Stable Diffusion itself, at the paper's resolution for 32 px data, with few images.
+# A free Colab GPU, a T4 with 15 GB: Stable Diffusion itself, at the paper's side for small images, with so few
+# of them that a notebook is done within 45 minutes at 5 TFLOP/s (see benchmarks/cost_by_counts.py).
 COLAB = replace(
     TINY,
     name="colab",
     model="CompVis/stable-diffusion-v1-4",
     dtype="float16",
     device="cuda",
-    inversion=Inversion(steps_per_image=300, batch_size=50),
-    sampling=Sampling(num_inference_steps=50, resolution=128, batch_size=64),
-    training=Training(optimiser_steps=2000, warmup_steps=100),
-    time_limit_seconds=7200,
+    datasets=("cifar10", "eurosat", "bloodmnist"),
+    inversion=Inversion(steps_per_image=200, batch_size=32),
+    sampling=Sampling(num_inference_steps=20, resolution=128, batch_size=64),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),
+    sampling_lesson=SamplingLesson(real_per_class=4, gallery_copies=4),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=4, images_per_real_grid=(1, 2, 4), real_per_class_grid=(2, 4), images_per_real=2
+    ),
+    time_limit_seconds=3600,
 )
 
-# The paper's settings: upstream's documented ones, and its defaults for 32 px data.
+# Upstream's documented settings, which are those of STL10; what other datasets have otherwise is their own.
+# Ours: an eta of 0, since the scheduler takes none; the seeds and the counts of the lessons.
 PAPER = replace(
     COLAB,
     name="paper",
-    inversion=Inversion(
-        num_tokens=5,
-        steps_per_image=3000,
-        learning_rate=0.03,
-        weight_decay=0.01,
-        batch_size=50,
-        timestep_sampling="uniform",
-    ),
-    perturbation=Perturbation(noise_std=0.1, interpolation_weight=0.1, unconditional="mean"),
-    sampling=Sampling(
-        guidance_scale=2.0, num_inference_steps=100, scheduler="PNDMScheduler", batch_size=64, resolution=128
-    ),
-    training=Training(
-        architecture="resnet18",
-        optimiser_steps=50_000,
-        batch_size=128,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        warmup_steps=1000,
-        augmentation="crop_flip",
-    ),
-    seeds=(0, 1, 2, 3, 4),
+    dtype="float32",
+    datasets=tuple(PAPERS_DATASETS),
+    dataset_settings=PAPERS_DATASETS,
+    inversion=UPSTREAM.inversion,
+    perturbation=UPSTREAM.perturbation,
+    sampling=replace(UPSTREAM.sampling, eta=0.0, batch_size=50),
+    training=UPSTREAM.training,
     quickstart=Quickstart(real_per_class=60),
     inversion_lesson=InversionLesson(updates_grid=(50, 100, 200, 400, 1000, 3000)),
     sampling_lesson=SamplingLesson(real_per_class=60, sweep_originals=100, sweep_copies=10),
     classifier_lesson=ClassifierLesson(
         number_real_per_class=60,
-        images_per_real_grid=(1, 2, 5, 10, 20, 45),
+        images_per_real_grid=(1, 2, 5, 10),
         real_per_class_grid=(5, 10, 20, 40, 60),
+        images_per_real=5,
     ),
-    time_limit_seconds=7 * 24 * 3600,
+    time_limit_seconds=14 * 24 * 3600,
 )
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}
 
 
-PROMPTS: Mapping[str, str] = {
-    "icons10": "a {} icon",
-    "novel10": "a {} icon",
-    "mnist5k": "the handwritten digit {}",
-}
-
-
 def prompt_for(dataset: str, class_name: str) -> str:
     """The sentence that names a class of the dataset, for a comparison with learned vectors."""
-    return PROMPTS.get(dataset, "a {}").replace("{}", class_name.replace("_", " "))
+    return depiction(dataset).prompt_template.replace("{}", class_name.replace("_", " "))
 
 
 def load_profile(name: str) -> Profile:
