@@ -92,6 +92,38 @@ class GeneratorLesson:
 
 
 @dataclass(frozen=True)
+class LECFLesson:
+    """Counts of 05_lecf_comparison, and the candidates of each method: as many for one as for the other."""
+
+    real_per_class: int = 8
+    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
+    search_seeds: int = 1  # so many of the profile's, for each candidate
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    threshold_grid: tuple[float, ...] = (0, 0.5, 0.9)  # of LECF; 0 = no filter
+    lecf_guidance_scale: float = 3.0  # sentences take more than learned vectors where the generator is large
+    max_draws_factor: float = 2  # draws of a class, in samples that it needs
+    sentence_model: str = ""  # a word-to-sentence T5's hub id or folder; empty = a grammar of TinySD's words
+    reference_per_class: int = 60  # real images that fidelity is measured against
+    gallery_rows: int = 5
+    gallery_copies: int = 3
+
+
+@dataclass(frozen=True)
+class RetrievalLesson:
+    """Counts of 06_knn_retrieval, and the candidates of each method: as many for one as for the other."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    search_seeds: int = 1  # so many of the profile's, for each candidate
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    neighbours_grid: tuple[int, ...] = (10, 25, 50)  # the paper's k
+    pool: str = "icons_pool"  # or a folder of images, or a dataset, whose training split is taken
+    gallery_rows: int = 4
+    gallery_neighbours: int = 5
+    gallery_copies: int = 3
+
+
+@dataclass(frozen=True)
 class PretrainingLesson:
     """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""
 

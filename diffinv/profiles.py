@@ -15,8 +15,10 @@ from diffinv.inversion import Inversion
 from diffinv.lessons import (
     ClassifierLesson,
     InversionLesson,
+    LECFLesson,
     PretrainingLesson,
     Quickstart,
+    RetrievalLesson,
     SamplingLesson,
 )
 from diffinv.memory import MemorySettings, Workload
@@ -45,6 +47,8 @@ class Profile:
     inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
     sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
     classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
+    lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
+    retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
 
@@ -64,7 +68,7 @@ class Profile:
         return replace(self, model=model or self.model, sampling=sampling, dataset_settings=own)
 
     def for_dataset(self, name: str) -> Profile:
-        """The same scale for one dataset alone, with what is its own; "" stands for all, and changes nothing."""
+        """The same scale for one dataset alone, with what is its own; "" keeps all as they are."""
         if not name:
             return self
         own = self.dataset_settings.get(name)
@@ -74,12 +78,13 @@ class Profile:
 
     @property
     def memory_request(self) -> MemorySettings | Workload:
-        """What `load_diffusion` is to trade for memory, or the largest work that it has to choose that for."""
+        """What `load_diffusion` is to trade for memory, or for which work it is to choose that."""
         if self.memory is not None:
             return self.memory
         sides = [self.for_dataset(name).sampling.resolution for name in self.datasets]
-        largest = max((side for side in sides if side), default=None)
-        return Workload(largest if all(sides) else None, self.inversion.batch_size)
+        # None, an image's own side, is at most the model's native one where the model draws it well.
+        largest = None if None in sides else max(side for side in sides if side)
+        return Workload(largest, self.inversion.batch_size)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -124,6 +129,24 @@ SMOKE = replace(
     classifier_lesson=ClassifierLesson(
         number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
     ),
+    lecf_lesson=LECFLesson(
+        real_per_class=2,
+        images_per_real_grid=(1, 2),
+        guidance_grid=(1.5, 3),
+        threshold_grid=(0, 0.5),
+        reference_per_class=8,
+        gallery_rows=2,
+        gallery_copies=2,
+    ),
+    retrieval_lesson=RetrievalLesson(
+        real_per_class=2,
+        images_per_real=2,
+        guidance_grid=(1.5, 3),
+        neighbours_grid=(10, 25),
+        gallery_rows=2,
+        gallery_neighbours=3,
+        gallery_copies=2,
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -140,8 +163,8 @@ SMOKE = replace(
     time_limit_seconds=120,
 )
 
-# A free Colab GPU, a T4 with 15 GB: Stable Diffusion itself, at the paper's side for small images, with so few
-# of them that a notebook is done within 45 minutes at 5 TFLOP/s (see benchmarks/cost_by_counts.py).
+# A free Colab GPU, a T4 with 15 GB: Stable Diffusion itself, at the paper's side for small images, with so
+# few of them that a notebook is done within 45 minutes, by benchmarks/cost_by_counts.py.
 COLAB = replace(
     TINY,
     name="colab",
@@ -156,6 +179,13 @@ COLAB = replace(
     classifier_lesson=ClassifierLesson(
         number_real_per_class=4, images_per_real_grid=(1, 2, 4), real_per_class_grid=(2, 4), images_per_real=2
     ),
+    lecf_lesson=LECFLesson(
+        real_per_class=4,
+        threshold_grid=(0, 0.3, 0.7),
+        lecf_guidance_scale=7.5,
+        sentence_model="mrm8488/t5-base-finetuned-common_gen",
+    ),
+    retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
     time_limit_seconds=3600,
 )
 
@@ -180,6 +210,15 @@ PAPER = replace(
         real_per_class_grid=(5, 10, 20, 40, 60),
         images_per_real=5,
     ),
+    lecf_lesson=LECFLesson(
+        real_per_class=60,
+        images_per_real_grid=(1, 2, 5),
+        search_seeds=2,
+        threshold_grid=(0, 0.3, 0.7),
+        lecf_guidance_scale=7.5,
+        sentence_model="mrm8488/t5-base-finetuned-common_gen",
+    ),
+    retrieval_lesson=RetrievalLesson(real_per_class=60, images_per_real=5, search_seeds=2, pool="cifar100"),
     time_limit_seconds=14 * 24 * 3600,
 )
 
