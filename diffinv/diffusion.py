@@ -24,7 +24,13 @@ from diffinv.checkpoint import (
     read_folder,
     readable,
 )
-from diffinv.memory import MemorySettings, Workload, apply_memory_settings, settings_for_workload
+from diffinv.memory import (
+    AUTOENCODER_BATCH,
+    MemorySettings,
+    Workload,
+    apply_memory_settings,
+    settings_for_workload,
+)
 from diffinv.single_file import read_single_file
 
 # What, besides the weights, decides what a learned vector means. Only these: a new diffusers release may add
@@ -128,7 +134,7 @@ class FrozenDiffusion:
 
     @torch.no_grad()
     def latent_moments(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
+        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = AUTOENCODER_BATCH
     ) -> tuple[Float[Tensor, "image latent_channel h w"], Float[Tensor, "image latent_channel h w"]]:
         """Scaled mean and standard deviation of E(x), float32, CPU: `mean + std * noise` is a latent."""
         means, stds = [], []
@@ -141,7 +147,7 @@ class FrozenDiffusion:
 
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "image latent_channel h w"], *, batch_size: int = 64
+        self, latents: Float[Tensor, "image latent_channel h w"], *, batch_size: int = AUTOENCODER_BATCH
     ) -> UInt8[np.ndarray, "image height width 3"]:
         """D(z) as uint8 images, rounded as diffusers' own pipelines do."""
         images = []
@@ -199,16 +205,21 @@ class FrozenDiffusion:
         return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
 
     def make_scheduler(self, name: str) -> Any:
-        """A fresh diffusers scheduler of this class name with the checkpoint's noise schedule."""
+        """A fresh diffusers scheduler of this class name with the checkpoint's noise schedule.
+
+        PNDM starts without Runge-Kutta steps, as with every published Stable Diffusion that names it.
+        """
         scheduler_class = getattr(diffusers, name, None)
         if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
             raise ValueError(
                 f"scheduler {name!r} is not a scheduler class of diffusers: use for instance "
                 "'DDIMScheduler', 'DPMSolverMultistepScheduler' or 'PNDMScheduler'."
             )
-        # Latents are not confined to [-1, 1]; a configuration saved by PNDM leaves DDIM to clip by default.
-        clips = "clip_sample" in inspect.signature(scheduler_class).parameters
-        return scheduler_class.from_config(self.scheduler.config, **({"clip_sample": False} if clips else {}))
+        # What a configuration leaves to diffusers' defaults when another scheduler saved it. Latents are not
+        # confined to [-1, 1], and Runge-Kutta takes at least four steps, and thrice the predictions.
+        wanted = {"clip_sample": False, "skip_prk_steps": True}
+        accepted = wanted.keys() & inspect.signature(scheduler_class).parameters.keys()
+        return scheduler_class.from_config(self.scheduler.config, **{key: wanted[key] for key in accepted})
 
     @property
     def _latent_shift(self) -> float:

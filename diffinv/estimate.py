@@ -53,6 +53,10 @@ class Estimate:
 
     stages: tuple[StageEstimate, ...]
 
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """What both runs will take, one after the other."""
+        return Estimate(self.stages + other.stages)
+
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)

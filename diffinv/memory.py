@@ -14,6 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from diffinv.diffusion import FrozenDiffusion
 
+AUTOENCODER_BATCH = 64  # images that pass through it at once
 USABLE = 0.9  # of what is free: allocators round up and fragment
 # The U-Net of SD 1.x, every allocation of an update counted on shapes alone, at 128, 256 and 512 px: the peak
 # less the weights, with gradient checkpointing over that without.
@@ -36,9 +37,9 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class Workload:
-    """The largest piece of work at once: images of this side, so many of them in an update or a batch."""
+    """The largest update: images of this side, so many of them at once."""
 
-    resolution: int
+    resolution: int | None  # None = the model's native one
     batch_size: int
 
 
@@ -82,10 +83,12 @@ def memory_need(workload: Workload, networks: Sequence[Any], dtype: torch.dtype)
     """What the workload takes with these networks (autoencoder, U-Net, text encoder) in the dtype."""
     vae, unet, _ = networks
     channels = vae.config.block_out_channels
-    latent_side = workload.resolution // 2 ** (len(channels) - 1)
+    factor = 2 ** (len(channels) - 1)
+    resolution = workload.resolution or unet.config.sample_size * factor
+    latent_side = resolution // factor
     kept = workload.batch_size * latent_side**2 * kept_per_latent_pixel(unet)
     # The last stage of the decoder: a residual block's input, both halves of its work, and its output.
-    pixels = workload.batch_size * workload.resolution**2
+    pixels = AUTOENCODER_BATCH * resolution**2
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     return MemoryNeed(
         weights=weights * dtype.itemsize,

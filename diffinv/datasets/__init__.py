@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffinv.datasets.catalogue import CATALOGUE, DatasetCard, HubSource, dataset_card
+from diffinv.datasets.catalogue import CATALOGUE, DatasetCard, Depiction, HubSource, dataset_card, depiction
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.embedded import SPLITS, embedded_names, load_embedded
 from diffinv.datasets.folder import load_folder
@@ -15,8 +15,10 @@ __all__ = [
     "CATALOGUE",
     "DatasetCard",
     "DatasetError",
+    "Depiction",
     "LabelledImages",
     "dataset_card",
+    "depiction",
     "embedded_names",
     "load_dataset",
 ]

@@ -59,11 +59,35 @@ class DatasetCard:
     flips_keep_label: bool = True
 
 
+@dataclass(frozen=True)
+class Depiction:
+    """How the images of any dataset show their classes: what a prompt says, and what a mirror leaves true."""
+
+    prompt_template: str = "a {}"
+    flips_keep_label: bool = True
+
+
 def dataset_card(name: str) -> DatasetCard:
     """The card of a dataset that is loaded by name; DatasetError lists the names if there is none."""
     if name not in CATALOGUE:
         raise DatasetError(f'the catalogue has no dataset "{name}": choose one of {", ".join(CATALOGUE)}.')
     return CATALOGUE[name]
+
+
+def depiction(name: str) -> Depiction:
+    """What is known of a dataset of the catalogue or an embedded one; of a folder, nothing out of the way."""
+    if name in CATALOGUE:
+        card = CATALOGUE[name]
+        return Depiction(card.prompt_template, card.flips_keep_label)
+    return _EMBEDDED.get(name, Depiction())
+
+
+_EMBEDDED = {
+    "icons10": Depiction("a {} icon"),
+    "novel10": Depiction("a {} icon"),
+    # A mirrored digit is another one, or none.
+    "mnist5k": Depiction("the handwritten digit {}", flips_keep_label=False),
+}
 
 
 def _with_validation(train: str, test: str) -> dict[str, Part]:
