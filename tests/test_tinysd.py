@@ -3,6 +3,7 @@
 import colorsys
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ from scipy.ndimage import gaussian_filter
 
 from diffinv.datasets import load_dataset
 from diffinv.tinysd import (
+    ablation,
     card,
+    card_text,
     clip_stage,
     concepts,
     corpus,
@@ -40,8 +43,13 @@ FAMILIES = {
 }
 ICON_NAMES = (*concepts.ICONS10, *concepts.NOVEL10)
 PLAIN_CONCEPTS = ("lock", "moon", "sun", "flag")
-STAGES = ("vae", "clip", "vision", "unet")
-SAMPLES = {"vae": 128, "clip": 256, "vision": 192, "unet": 512}
+STAGES = ("vae", "clip", "vision", "unet", "unet64")
+SAMPLES = {"vae": 128, "clip": 256, "vision": 192, "unet": 512, "unet64": 96}
+EMOJI = {
+    "Animals & Nature": ("cat face", "dog"), "Food & Drink": ("pizza", "red apple"),
+    "Smileys & Emotion": ("grinning face", "sad face"), "Travel & Places": ("bus", "airplane"),
+    "Objects": ("lamp", "telephone"), "Flags": ("flag japan", "flag france"),
+}  # fmt: skip
 NOVEL_WORDS = re.compile(
     r"\b(anchor|bug|beetle|crown|gift|present|magnet|puzzle|jigsaw|rocket|scissors?|skull|skeleton|troph(y|ies))s?\b"
 )
@@ -80,6 +88,12 @@ def write_iconify(folder: Path) -> Path:
         | odd.get(name, {})
         for name in sets
     }
+    for vendor in ("noto", "twemoji"):
+        licence = {"spdx": "Apache-2.0"}
+        collections[vendor] = {
+            "name": vendor, "author": {"name": "A. Vendor"}, "license": licence, "palette": True,
+            "category": "Emoji",
+        }  # fmt: skip
     (folder / "json").mkdir(parents=True)
     (folder / "collections.json").write_text(json.dumps(collections))
     for name, bodies in sets.items():
@@ -87,6 +101,15 @@ def write_iconify(folder: Path) -> Path:
         if name == trained:
             icons["flag-outline-24"]["hidden"] = True
         (folder / "json" / f"{name}.json").write_text(json.dumps({"icons": icons, "width": 24, "height": 24}))
+    for vendor, colour in (("noto", "#d33"), ("twemoji", "#3a5")):
+        icons = {
+            name.replace(" ", "-"): {"body": body(vendor, name).replace("currentColor", colour)}
+            for names in EMOJI.values()
+            for name in names
+        }
+        categories = {kind: [name.replace(" ", "-") for name in names] for kind, names in EMOJI.items()}
+        data = {"icons": icons, "categories": categories, "width": 24, "height": 24}
+        (folder / "json" / f"{vendor}.json").write_text(json.dumps(data))
     return folder
 
 
@@ -311,18 +334,38 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_unbroken_one(
 
 def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "ASSETS", tmp_path)
-    monkeypatch.setattr(
-        card, "SAMPLING", card.Sampling(guidance_scale=2.0, num_inference_steps=2, batch_size=100)
-    )
+    quick = replace(card.SAMPLING, guidance_scale=2.0, num_inference_steps=2)
+    monkeypatch.setattr(card, "SAMPLING", quick)
+    monkeypatch.setattr(card, "FINE_SAMPLING", replace(quick, resolution=64))
     monkeypatch.setattr(card, "speed", partial(card.speed, count=2, repeats=1))
     pretrain_stage("card", work)
     record = json.loads((tmp_path / "tinysd" / "card.json").read_text())
-    assert record["figures"].keys() >= card.GOALS.keys()
+    assert record["figures"].keys() >= card_text.GOALS.keys()
     assert {stage: entry["samples"] for stage, entry in record["training"].items()} == SAMPLES
     assert "Not at release scale yet" in (tmp_path / "tinysd" / "README.md").read_text()
     check_notice(tmp_path / "tinysd")
     shipped = load_file(tmp_path / "tinysd" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in shipped.values()} == {torch.float16}
+
+
+def test_variants_are_trained_once_each_and_compared_on_held_out_icons(work, tmp_path, monkeypatch):
+    names = ("as shipped", "width 32-64-96")
+    variants = {
+        name: replace(ablation.VARIANTS[name], schedule=replace(ablation.SCHEDULE, batch_size=8))
+        for name in names
+    }
+    monkeypatch.setattr(ablation, "ablate", partial(ablation.ablate, variants=variants))
+    path = work / "ablation.csv"
+    try:
+        pretrain_stage("ablation", work, "--minutes", "0.01")
+        rows, written = pd.read_csv(path), path.stat().st_mtime_ns
+        assert rows["variant"].tolist() == list(names) and (rows["samples"] > 0).all()
+        assert rows["parameters"].is_monotonic_decreasing and (rows["held_out_loss"] > 0).all()
+        pretrain_stage("ablation", work, "--minutes", "0.01")
+        assert path.stat().st_mtime_ns == written, "what has its row is not trained again"
+        assert ablation.table(rows).count("\n") == 3
+    finally:
+        path.unlink(missing_ok=True)
 
 
 # What the user can mend
@@ -467,17 +510,18 @@ def shipped() -> Path:
 
 
 def check_notice(folder: Path) -> None:
-    sets = json.loads((folder / "corpus.json").read_text())["sets"]
+    facts = json.loads((folder / "corpus.json").read_text())
+    sets = facts["sets"] | facts["emoji"]["sets"]
     assert noted_sets(folder) == set(sets)
     assert {entry["licence"] for entry in sets.values()} <= corpus.LICENCES
 
 
 def test_the_shipped_card_is_complete(shipped):
     figures = json.loads((shipped / "card.json").read_text())["figures"]
-    assert figures.keys() >= card.GOALS.keys()
+    assert figures.keys() >= card_text.GOALS.keys()
     assert all(np.isfinite(value) for value in figures.values())
     lines = (shipped / "README.md").read_text().splitlines()
-    for name, (goal, met) in card.GOALS.items():
+    for name, (goal, met) in card_text.GOALS.items():
         row = next(line for line in lines if line.startswith(f"| {name} |"))
         assert goal in row and ("**no**" in row) != met(figures[name]), row
 

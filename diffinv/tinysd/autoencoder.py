@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.curriculum import ImageSource
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 KL_WEIGHT = 1e-6
@@ -36,15 +37,15 @@ def to_pixel_values(images: np.ndarray) -> Tensor:
 
 
 def train_autoencoder(
-    corpus: Corpus, folder: Path, schedule: Schedule, *, minutes: float, device: str = "cpu"
+    source: ImageSource, folder: Path, schedule: Schedule, *, minutes: float, device: str = "cpu"
 ) -> TrainingRun:
-    """Minimise L1 + L2 + 1e-6 KL on random colourings of the corpus."""
+    """Minimise L1 + L2 + 1e-6 KL on random colourings of the icons, and on emoji."""
     with seeded_initialisation():
         vae = new_autoencoder()
     run = TrainingRun(vae.to(device), schedule, folder, name="vae")
 
     def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
-        images, _, _ = corpus.draw(generator, schedule.batch_size)
+        images, _, _ = source.draw(generator, schedule.batch_size)
         pixel_values = to_pixel_values(images).to(device)
         posterior = network.encode(pixel_values).latent_dist
         draws = torch.randn(posterior.mean.shape, generator=noise).to(device)
@@ -70,9 +71,9 @@ def finish_autoencoder(run: TrainingRun, corpus: Corpus) -> Any:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: Any, corpus: Corpus, count: int = 512) -> float:
-    """Peak signal-to-noise ratio in dB of reconstructed held-out icons (mean over images)."""
-    images, _, _ = corpus.draw(np.random.default_rng(2), count)
+def reconstruction_psnr(vae: Any, source: ImageSource, count: int = 512) -> float:
+    """Peak signal-to-noise ratio in dB of reconstructed images (mean over them)."""
+    images, _, _ = source.draw(np.random.default_rng(2), count)
     errors = []
     for batch in to_pixel_values(images).split(128):
         reconstruction = vae.decode(vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)

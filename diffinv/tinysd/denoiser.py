@@ -1,4 +1,4 @@
-"""Stage ``unet``: the text-conditioned denoiser of 8 x 8 latents, on Stable Diffusion's noise schedule."""
+"""Stages ``unet`` and ``unet64``: the text-conditioned denoiser, on Stable Diffusion's noise schedule."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffinv.randomness import numpy_stream, stream
-from diffinv.tinysd.autoencoder import to_pixel_values
-from diffinv.tinysd.captions import EMPTY_CAPTION_SHARE, Corpus
-from diffinv.tinysd.clip_stage import tokenize
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank, seeded_initialisation, world_size
+from diffinv.randomness import stream
+from diffinv.tinysd.curriculum import Curriculum, PairSource
+from diffinv.tinysd.encoded_pairs import PAIRS_PER_BLOCK, EncodedBlocks, PairEncoder
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation, world_size
 
 # Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the
 # noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
 MIN_SNR, MAX_SNR = 0.2, 5.0
-PAIRS_PER_BLOCK = 8192
-PASSES_PER_BLOCK = 3
-PLAIN_SHARE = 0.4  # of the pairs: at full contrast, shapes make up most of the loss
+FINE_SHARE = 1 / 3  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
 
 
-def new_denoiser() -> Any:
-    """Build the 5.3M-parameter U-Net: plain convolutions at 8 x 8, cross-attention at 4 x 4 and 2 x 2."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(48, 96, 128),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
+def new_denoiser(**changes: Any) -> Any:
+    """Build the 5.3M-parameter U-Net: plain convolutions at 8 x 8, cross-attention at 4 x 4 and 2 x 2.
+
+    ``changes`` are for what the ablation varies.
+    """
+    shipped: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (48, 96, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 128,
+        "attention_head_dim": 4,
+        "norm_num_groups": 16,
+    }
+    return UNet2DConditionModel(**(shipped | changes))
 
 
 def new_scheduler() -> Any:
@@ -53,54 +54,36 @@ def new_scheduler() -> Any:
     )
 
 
-class EncodedBlocks:
-    """Latents and text embeddings of drawn pairs, encoded once a block and seen ``PASSES_PER_BLOCK`` times.
+class DenoisingLoss:
+    """The squared error of the predicted noise, with min-SNR weights (Hang et al. 2023) bounded below too."""
 
-    Encoding on the fly costs about a third of a training step; the noise is fresh on every pass. A block is a
-    pure function of (seed, block, process), so a resumed run sees the same pairs.
-    """
+    def __init__(self, device: str, snr_bounds: tuple[float, float] = (MIN_SNR, MAX_SNR)) -> None:
+        self.device = device
+        self.scheduler = new_scheduler()
+        snr = self.scheduler.alphas_cumprod / (1 - self.scheduler.alphas_cumprod)
+        self.weights = (snr.clamp(*snr_bounds) / snr).to(device)
 
-    def __init__(self, corpus: Corpus, pipeline_folder: Path, *, seed: int = 0, device: str = "cpu") -> None:
-        self.corpus, self.seed, self.device = corpus, seed, device
-        self.vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae").eval().to(device)
-        # Transformers keeps the precision of the files, which are halved when they are shipped.
-        text_encoder: Any = CLIPTextModel.from_pretrained(
-            pipeline_folder / "text_encoder", dtype=torch.float32
-        )
-        self.text_encoder = text_encoder.eval().to(device)
-        self.tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
-        self._block, self._pairs = -1, (torch.empty(0), torch.empty(0))
-
-    def batch(self, samples_seen: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return ``latents [n, 4, 8, 8]`` and ``encoder_hidden_states [n, 16, 128]`` of a step."""
-        step = samples_seen // batch_size
-        steps_per_pass = max(1, PAIRS_PER_BLOCK // batch_size)
-        block, position = divmod(step, steps_per_pass * PASSES_PER_BLOCK)
-        if block != self._block:
-            self._block, self._pairs = block, self._encode(block)
-        # Each pass has its own order, so that a pair meets new neighbours.
-        pass_index, step_in_pass = divmod(position, steps_per_pass)
-        order = numpy_stream(self.seed, "order", block, pass_index).permutation(PAIRS_PER_BLOCK)
-        rows = torch.from_numpy(order[step_in_pass * batch_size : (step_in_pass + 1) * batch_size])
-        latents, embeddings = self._pairs
-        return latents[rows].float().to(self.device), embeddings[rows].float().to(self.device)
-
-    @torch.no_grad()
-    def _encode(self, block: int) -> tuple[Tensor, Tensor]:
-        generator = numpy_stream(self.seed, "pairs", block, rank())
-        latents, embeddings = [], []
-        for _ in range(PAIRS_PER_BLOCK // 256):
-            images, captions, _ = self.corpus.draw(generator, 256, plain_share=PLAIN_SHARE)
-            captions = ["" if generator.random() < EMPTY_CAPTION_SHARE else text for text in captions]
-            posterior = self.vae.encode(to_pixel_values(images).to(self.device)).latent_dist
-            latents.append((posterior.mean * self.vae.config.scaling_factor).half().cpu())
-            ids = tokenize(self.tokenizer, captions).to(self.device)
-            embeddings.append(self.text_encoder(ids).last_hidden_state.half().cpu())
-        return torch.cat(latents), torch.cat(embeddings)
+    def __call__(
+        self,
+        network: nn.Module,
+        pairs: tuple[Tensor, Tensor],
+        generator: np.random.Generator,
+        noise: torch.Generator,
+    ) -> Tensor:
+        """Mean over a batch of latents and text embeddings, at timesteps drawn one from each stratum."""
+        latents, embeddings = pairs
+        epsilon = torch.randn(latents.shape, generator=noise).to(self.device)
+        strata = (np.arange(len(latents)) + generator.random(len(latents))) / len(latents)
+        timesteps = torch.from_numpy((strata * len(self.weights)).astype(np.int64)).to(self.device)
+        noisy = self.scheduler.add_noise(latents, epsilon, timesteps)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+            prediction = network(noisy, timesteps, embeddings).sample
+        errors = (prediction.float() - epsilon).square().mean((1, 2, 3))
+        return (self.weights[timesteps] * errors).mean()
 
 
 def train_denoiser(
-    corpus: Corpus,
+    curriculum: Curriculum,
     pipeline_folder: Path,
     folder: Path,
     schedule: Schedule,
@@ -108,35 +91,69 @@ def train_denoiser(
     minutes: float,
     device: str = "cpu",
 ) -> TrainingRun:
-    """Train the U-Net with min-SNR weights (Hang et al. 2023), bounded below too; stratified timesteps."""
+    """Train the U-Net on the latents of 32 px images."""
     with seeded_initialisation():
         unet = new_denoiser()
     run = TrainingRun(unet.to(device), schedule, folder, name="unet")
-    blocks = EncodedBlocks(corpus, pipeline_folder, device=device)
-    scheduler = new_scheduler()
-    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weights = (snr.clamp(MIN_SNR, MAX_SNR) / snr).to(device)
-    local_batch = schedule.batch_size // world_size()
+    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=PAIRS_PER_BLOCK, device=device)
+    loss, local_batch = DenoisingLoss(device), schedule.batch_size // world_size()
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
-        latents, embeddings = blocks.batch(run.samples // world_size(), local_batch)
-        epsilon = torch.randn(latents.shape, generator=noise).to(device)
-        strata = (np.arange(local_batch) + generator.random(local_batch)) / local_batch
-        timesteps = torch.from_numpy((strata * len(weights)).astype(np.int64)).to(device)
-        noisy = scheduler.add_noise(latents, epsilon, timesteps)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
-            prediction = network(noisy, timesteps, embeddings).sample
-        errors = (prediction.float() - epsilon).square().mean((1, 2, 3))
-        return (weights[timesteps] * errors).mean()
+        return loss(network, blocks.batch(run.samples // world_size(), local_batch), generator, noise)
 
     run.run(loss_function, minutes=minutes)
     return run
 
 
-def save_denoiser(run: TrainingRun, pipeline_folder: Path) -> None:
-    """Write ``unet/``, ``scheduler/`` and ``model_index.json`` beside the parts that are there already."""
+def tune_denoiser(
+    coarse: Curriculum,
+    fine: Curriculum,
+    pipeline_folder: Path,
+    folder: Path,
+    schedule: Schedule,
+    *,
+    minutes: float,
+    device: str = "cpu",
+) -> TrainingRun:
+    """Tune the U-Net to 64 px, ``FINE_SHARE`` of every batch, and keep it at 32 px with the rest.
+
+    It starts from the weights in ``pipeline_folder``, as Stable Diffusion went from 256 to 512 px.
+    """
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet")
+    run = TrainingRun(unet.to(device), schedule, folder, name="unet64")
+    local_batch = schedule.batch_size // world_size()
+    num_fine = max(1, round(FINE_SHARE * local_batch))
+    parts = (
+        (
+            EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device),
+            num_fine,
+        ),
+        (
+            EncodedBlocks(coarse, pipeline_folder, name="coarse", pairs=PAIRS_PER_BLOCK, device=device),
+            local_batch - num_fine,
+        ),
+    )
+    loss = DenoisingLoss(device)
+
+    def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
+        step = run.samples // schedule.batch_size
+        losses = [
+            loss(network, blocks.batch(step * count, count), generator, noise) for blocks, count in parts
+        ]
+        return torch.stack(losses).mean()
+
+    run.run(loss_function, minutes=minutes)
+    return run
+
+
+def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int = 8) -> None:
+    """Write ``unet/``, ``scheduler/`` and ``model_index.json`` beside the parts that are there already.
+
+    ``sample_size`` is the side of the latents that a pipeline draws unless told otherwise.
+    """
     unet = new_denoiser()
     unet.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
+    unet.register_to_config(sample_size=sample_size)
     pipeline: Any = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(pipeline_folder / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder"),
@@ -150,24 +167,42 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path) -> None:
     pipeline.save_pretrained(pipeline_folder, safe_serialization=True)
 
 
-@torch.no_grad()
 def denoising_loss_by_timestep(
-    pipeline_folder: Path,
-    corpus: Corpus,
-    *,
-    count: int = 256,
-    levels: tuple[int, ...] = (50, 250, 500, 750, 950),
+    pipeline_folder: Path, source: PairSource, *, levels: tuple[int, ...] = (50, 250, 500, 750, 950)
 ) -> dict[str, float]:
-    """Mean squared error of the predicted noise on captioned icons, at fixed timesteps and noise."""
-    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").eval()
-    blocks = EncodedBlocks(corpus, pipeline_folder)
-    images, captions, _ = corpus.draw(np.random.default_rng(3), count)
-    latents = blocks.vae.encode(to_pixel_values(images)).latent_dist.mean * blocks.vae.config.scaling_factor
-    embeddings = blocks.text_encoder(tokenize(blocks.tokenizer, captions)).last_hidden_state
+    """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
+
+    At the resolution of ``source``.
+    """
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet", torch_dtype=torch.float32).eval()
+    losses = _losses(unet, pipeline_folder, source, levels, count=256, swapped=False)
+    return {str(level): loss for level, loss in losses.items()}
+
+
+def mean_denoising_loss(unet: Any, pipeline_folder: Path, source: PairSource, *, swapped: bool) -> float:
+    """Mean over the timesteps from 50 to 950; ``swapped`` gives every image another image's caption."""
+    losses = _losses(unet, pipeline_folder, source, tuple(range(50, 1000, 100)), count=512, swapped=swapped)
+    return float(np.mean(list(losses.values())))
+
+
+@torch.no_grad()
+def _losses(
+    unet: Any,
+    pipeline_folder: Path,
+    source: PairSource,
+    levels: tuple[int, ...],
+    *,
+    count: int,
+    swapped: bool,
+) -> dict[int, float]:
+    images, captions, _ = source.draw(np.random.default_rng(3), count)
+    if swapped:
+        captions = captions[1:] + captions[:1]
+    latents, embeddings = PairEncoder(pipeline_folder)(images, captions)
     scheduler, losses = new_scheduler(), {}
     for level in levels:
         noise = torch.randn(latents.shape, generator=stream(0, "loss", level))
         timesteps = torch.full((count,), level)
         prediction = unet(scheduler.add_noise(latents, noise, timesteps), timesteps, embeddings).sample
-        losses[str(level)] = float((prediction - noise).square().mean())
+        losses[level] = float((prediction - noise).square().mean())
     return losses

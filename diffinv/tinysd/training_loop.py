@@ -71,9 +71,17 @@ class TrainingRun:
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, folder: Path, *, name: str, seed: int = 0
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        folder: Path,
+        *,
+        name: str,
+        seed: int = 0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
+        self.clock = clock or time.monotonic
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.parameters,
@@ -93,18 +101,18 @@ class TrainingRun:
 
     def run(self, loss_function: LossFunction, *, minutes: float, save_every_seconds: float = 180) -> None:
         """Train for ``minutes`` at most, or to the schedule's end, logging to ``<name>.jsonl``."""
-        started, saved, losses = time.monotonic(), time.monotonic(), []
+        started, saved, losses = self.clock(), self.clock(), []
         before = self.seconds
         self.network.train()
-        while not self.finished and not self._out_of_time(time.monotonic() - started > 60 * minutes):
+        while not self.finished and not self._out_of_time(self.clock() - started > 60 * minutes):
             losses.append(self._step(loss_function))
-            self.seconds = before + time.monotonic() - started
+            self.seconds = before + self.clock() - started
             if len(losses) == 50:
                 self._log(float(np.mean(losses)))
                 losses.clear()
-            if time.monotonic() - saved > save_every_seconds:
+            if self.clock() - saved > save_every_seconds:
                 self.save()
-                saved = time.monotonic()
+                saved = self.clock()
         if losses:
             self._log(float(np.mean(losses)))
         self.save()

@@ -1,0 +1,127 @@
+"""Stage ``ablation``: denoisers that differ in one choice, by held-out loss after equal computing time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from diffinv.cache import write_atomically
+from diffinv.tinysd.curriculum import Curriculum, Mixture
+from diffinv.tinysd.denoiser import DenoisingLoss, mean_denoising_loss, new_denoiser
+from diffinv.tinysd.encoded_pairs import EncodedBlocks
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
+
+EVERYWHERE = {
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+}
+SCHEDULE = Schedule(
+    total_samples=10**9, batch_size=64, learning_rate=2e-3, warmup_samples=2_000, ema_decay=0.99
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train the denoiser."""
+
+    schedule: Schedule = SCHEDULE
+    network: Mapping[str, Any] = field(default_factory=dict)  # what differs from the shipped U-Net
+    snr_bounds: tuple[float, float] = (0.2, 5.0)
+    passes_per_block: int = 3
+    emoji: bool = False  # beside the icons, from the first sample on
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "as shipped": Variant(),
+    "learning rate 1e-3": Variant(replace(SCHEDULE, learning_rate=1e-3)),
+    "learning rate 4e-3": Variant(replace(SCHEDULE, learning_rate=4e-3)),
+    "batch 32": Variant(replace(SCHEDULE, batch_size=32)),
+    "batch 128": Variant(replace(SCHEDULE, batch_size=128)),
+    "attention at 8 x 8 too": Variant(network=EVERYWHERE),
+    "width 32-64-96": Variant(network={"block_out_channels": (32, 64, 96)}),
+    "width 64-128-192": Variant(network={"block_out_channels": (64, 128, 192)}),
+    "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, 5.0)),
+    "no min-SNR weights": Variant(snr_bounds=(0.0, float("inf"))),
+    "latents encoded for each step": Variant(passes_per_block=1),
+    "emoji from the start": Variant(emoji=True),
+}
+
+
+def ablate(
+    mixture: Mixture,
+    held_out: Mixture,
+    pipeline_folder: Path,
+    path: Path,
+    *,
+    minutes: float,
+    variants: Mapping[str, Variant] = VARIANTS,
+) -> pd.DataFrame:
+    """Train each variant for ``minutes`` of processor time and write ``path``, a CSV with one row each.
+
+    Processor time, not the clock's, so that other work on the machine favours none. A variant that has its
+    row is not trained again. The loss is the plain squared error of the predicted noise on held-out icons,
+    the mean over timesteps, with their captions and with captions of other icons: the difference is what the
+    network has learnt from words.
+    """
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    done = {row["variant"] for row in rows}
+    for name, variant in variants.items():
+        if name in done:
+            continue
+        rows.append({"variant": name, **_train(variant, mixture, held_out, pipeline_folder, minutes)})
+        with write_atomically(path, "w") as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+    return pd.DataFrame(rows)
+
+
+def _train(
+    variant: Variant, mixture: Mixture, held_out: Mixture, pipeline_folder: Path, minutes: float
+) -> dict[str, float]:
+    with seeded_initialisation():
+        unet = new_denoiser(**variant.network)
+    curriculum = Curriculum(mixture if variant.emoji else mixture.icons)
+    blocks = EncodedBlocks(curriculum, pipeline_folder, passes=variant.passes_per_block)
+    loss, batch_size = DenoisingLoss("cpu", variant.snr_bounds), variant.schedule.batch_size
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = TrainingRun(unet, variant.schedule, Path(folder), name="unet", clock=time.process_time)
+
+        def loss_function(
+            network: nn.Module, generator: np.random.Generator, noise: torch.Generator
+        ) -> Tensor:
+            return loss(network, blocks.batch(run.samples, batch_size), generator, noise)
+
+        run.run(loss_function, minutes=minutes, save_every_seconds=float("inf"))
+    unet.load_state_dict(run.ema_state())
+    own, other = (
+        mean_denoising_loss(unet.eval(), pipeline_folder, held_out.icons, swapped=swapped)
+        for swapped in (False, True)
+    )
+    return {
+        "parameters": sum(parameter.numel() for parameter in unet.parameters()),
+        "samples": run.samples,
+        "processor_minutes": run.seconds / 60,
+        "held_out_loss": own,
+        "held_out_loss_other_captions": other,
+    }
+
+
+def table(rows: pd.DataFrame) -> str:
+    """The rows as a Markdown table, lowest held-out loss first."""
+    lines = ["| variant | parameters (M) | samples seen | held-out loss | with other captions |",
+             "| --- | --- | --- | --- | --- |"]  # fmt: skip
+    for row in rows.sort_values("held_out_loss").itertuples():
+        lines.append(
+            f"| {row.variant} | {row.parameters / 1e6:.1f} | {row.samples:,} "
+            f"| {row.held_out_loss:.4f} | {row.held_out_loss_other_captions:.4f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""The card's words: what TinySD is, how it was trained, what was measured, and whose icons it has seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffinv.cache import write_atomically
+from diffinv.tinysd import ablation
+
+GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "autoencoder PSNR on held-out icons (dB)": (">= 26", lambda value: value >= 26),
+    "CLIP zero-shot top-1 on icons10's test split": (">= 0.85", lambda value: value >= 0.85),
+    "samples that CLIP names right among all concepts": (">= 0.80", lambda value: value >= 0.80),
+    "one inversion update (ms an image)": ("<= 4", lambda value: value <= 4),
+    "one 20-step guided sample (ms)": ("<= 60", lambda value: value <= 60),
+    "size of the shipped files (MB)": ("<= 25", lambda value: value <= 25),
+}
+
+
+def write_notice(path: Path, facts: dict) -> None:
+    """Write ``NOTICE``: every icon and emoji set that was trained on, measured on or made into a dataset."""
+    lines = [
+        "TinySD was trained on icons and emoji of these sets "
+        "(those marked 'held out' only measured it or made the datasets).",
+        "",
+    ]
+    for kind, sets in (("icons", facts["sets"]), ("emoji", facts["emoji"]["sets"])):
+        for name, entry in sets.items():
+            part = "held out" if entry["held_out"] else "trained on"
+            lines.append(
+                f"{entry['name']} ({name}), {entry['author']}, {entry['licence']}, "
+                f"{entry['icons']} {kind}, {part}, {entry['url']}"
+            )
+    with write_atomically(path, "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def outlook(log: Path) -> str:
+    """What another hour would bring, from the log: samples an hour, and the loss's fall with each doubling.
+
+    The fit takes the second half of the log up to where the learning rate begins to fall, which lowers the
+    loss by itself.
+    """
+    rows = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
+    flat = rows[
+        (rows["samples"] > rows["samples"].max() / 2) & (rows["samples"] < 0.7 * rows["samples"].max())
+    ]
+    if len(flat) < 10:
+        return "The log is too short to say what another hour would bring."
+    slope = np.polyfit(np.log2(flat["samples"]), flat["loss"], 1)[0]
+    recent = rows.iloc[-max(2, len(rows) // 10) :]
+    rate = 3600 * np.diff(recent["samples"]).sum() / np.diff(recent["seconds"]).sum()
+    return (
+        f"The denoiser's last samples went by at {rate:,.0f} an hour. At a constant learning rate its loss "
+        f"changed by {slope:+.4f} with each doubling of the samples seen (loss against samples: "
+        "`logs/unet.jsonl`)."
+    )
+
+
+def card_text(
+    folder: Path, figures: dict[str, float], training: dict[str, dict[str, float]], facts: dict, note: str
+) -> str:
+    """Write the card of the shipped ``folder`` as Markdown."""
+
+    def row(name: str, value: float) -> str:
+        goal, met = GOALS.get(name, ("", lambda _: True))
+        return f"| {name} | {value:.3g} | {goal} | {('yes' if met(value) else '**no**') if goal else ''} |"
+
+    missed = [name for name, (_, met) in GOALS.items() if not met(figures[name])]
+    scale = (
+        "All goals are met: this is TinySD at release scale."
+        if not missed
+        else "Not at release scale yet. Goals not met: " + "; ".join(missed) + "."
+    )
+    stages = "\n".join(
+        f"| {stage} | {int(entry['samples']):,} of {int(entry['planned_samples']):,} "
+        f"| {entry['seconds'] / 60:.0f} | {entry.get('loss', float('nan')):.4f} |"
+        for stage, entry in training.items()
+    )
+    num_emoji = facts["emoji"]["icons"]["train"]
+    variants = _variants(folder / "logs" / "ablation.csv")
+    measured = "\n".join(row(name, value) for name, value in figures.items())
+    return f"""# TinySD
+
+A complete Stable Diffusion in miniature, in diffusers layout: autoencoder (f = 4, four latent channels), a
+U-Net with cross-attention, a CLIP text encoder, a tokenizer and a scheduler, and beside them the whole CLIP.
+It draws icons and emoji of 32 to 64 pixels, so that everything in `diffinv` can be shown and tested offline
+on a laptop.
+
+{scale}
+
+## Training
+
+Corpus: {facts["icons"]["train"]:,} monochrome icons of {facts["num_concepts"]} concepts from `@iconify/json`
+{facts["iconify_version"]}, each in random colours with a caption, and {num_emoji:,} emoji; whole sets held
+out; the words of novel10 left out. sha256 of the icons: `{facts["sha256"]}`, of the emoji:
+`{facts["emoji"]["sha256"]}`.
+The autoencoder and the denoiser have seen emoji; the CLIP has not.
+Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
+
+| stage | samples seen, of a release-scale plan | minutes | last loss |
+| --- | --- | --- | --- |
+{stages}
+
+{note}
+{outlook(folder / "logs" / "unet.jsonl")}
+{variants}
+## Measured on held-out icon sets
+
+| figure | value | goal | met |
+| --- | --- | --- | --- |
+{measured}
+
+Times are of the machine that wrote this card. Again: `diffinv pretrain --stage card`.
+
+Samples of 32 px, and the same prompts at 64 px:
+
+![samples](samples.png)
+
+![samples of 64 px](samples_64px.png)
+"""
+
+
+def _variants(path: Path) -> str:
+    if not path.exists():
+        return ""
+    rows = pd.read_csv(path)
+    minutes = f"{rows['processor_minutes'].mean():.1f}"
+    return f"""
+## Choices of the denoiser
+
+Each variant differs from what is shipped in one choice and was trained from scratch for
+{minutes} minutes of one core's time. The loss is the plain squared error of the predicted noise on held-out
+icons, with their captions and with captions of other icons; the difference is what was learnt from words.
+Again: `diffinv pretrain --stage ablation`.
+
+{ablation.table(rows)}
+"""

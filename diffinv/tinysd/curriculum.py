@@ -1,0 +1,66 @@
+"""What a stage learns from when: icons alone at first, then a share of emoji beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.emoji import EmojiCorpus
+
+Pairs = tuple[np.ndarray, list[str], np.ndarray]
+EMOJI_SHARE = 0.2  # of the pairs, once emoji are drawn at all
+# Shapes and words of the icons first: a small network learns few concepts well sooner than many badly.
+ICONS_ALONE_SHARE = 0.5  # of the denoiser's samples
+
+
+class ImageSource(Protocol):
+    """Draws images ``float32 [count, h, w, 3]`` in [0, 1], captions, and the rows they were made from."""
+
+    def draw(self, generator: np.random.Generator, count: int) -> Pairs: ...
+
+
+class PairSource(Protocol):
+    """An image source that can also be told the share of plain black and white icons."""
+
+    def draw(self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0) -> Pairs: ...
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Icons, and with probability ``emoji_share`` an emoji instead, whose row is -1."""
+
+    icons: Corpus
+    emoji: EmojiCorpus
+    emoji_share: float = EMOJI_SHARE
+
+    @classmethod
+    def load(cls, folder: Path, part: str, resolution: int) -> Mixture:
+        """Read both corpora of a corpus folder, area-averaged to ``resolution`` px."""
+        return cls(Corpus.load(folder, part, resolution), EmojiCorpus.load(folder, part, resolution))
+
+    def draw(self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0) -> Pairs:
+        """Draw pairs as ``Corpus.draw`` does; ``plain_share`` is of the icons."""
+        is_emoji = generator.random(count) < self.emoji_share
+        num_emoji = int(is_emoji.sum())
+        images, captions, rows = self.icons.draw(generator, count, plain_share=plain_share)
+        coloured, names, _ = self.emoji.draw(generator, num_emoji)
+        for position, image, name in zip(np.flatnonzero(is_emoji), coloured, names, strict=True):
+            images[position], captions[position], rows[position] = image, name, -1
+        return images, captions, rows
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What to draw pairs from, after the ``first_samples`` samples that come from ``first``."""
+
+    source: PairSource
+    first: PairSource | None = None
+    first_samples: int = 0
+
+    def at(self, samples: int) -> PairSource:
+        """Return what is drawn from after ``samples`` samples."""
+        return self.first if self.first and samples < self.first_samples else self.source
