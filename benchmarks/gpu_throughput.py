@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.bench import random_images
 from diffinv.cache import write_atomically
 from diffinv.diffusion import FrozenDiffusion, best_device
-from diffinv.estimate import measure_denoising, measure_update
+from diffinv.work_estimate import measure_denoising, measure_update
 from diffinv.inversion import Inversion
 from diffinv.memory import reset_peak_memory
 from diffinv.sampling import Sampling

@@ -41,7 +41,9 @@ _HOME_OF = {
     "UpstreamInversion": "upstream",
     "WordToSentence": "synthesizers.sentences",
     "Workload": "memory",
+    "dataset_card": "datasets",
     "denoising_steps": "sampling",
+    "estimate": "work_estimate",
     "inversion_steps": "inversion",
     "invert": "inversion",
     "load_dataset": "datasets",
@@ -82,7 +84,9 @@ __all__ = [
     "WordToSentence",
     "Workload",
     "__version__",
+    "dataset_card",
     "denoising_steps",
+    "estimate",
     "inversion_steps",
     "invert",
     "load_dataset",
@@ -112,9 +116,10 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from diffinv.adversarial import GANTraining, LatentInversion
     from diffinv.classifiers.training import Training, train_classifier, training_steps
-    from diffinv.datasets import LabelledImages, load_dataset
+    from diffinv.datasets import LabelledImages, dataset_card, load_dataset
     from diffinv.diffusion import FrozenDiffusion, load_diffusion
     from diffinv.embeddings import EmbeddingStore
+    from diffinv.work_estimate import estimate
     from diffinv.inversion import Inversion, inversion_steps, invert
     from diffinv.memory import MemorySettings, Workload
     from diffinv.perturbation import Perturbation

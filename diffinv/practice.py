@@ -30,10 +30,10 @@ REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 def invert_folder(options: argparse.Namespace) -> EmbeddingStore:
     """Learn the vectors of a folder's images and save them to `options.out`."""
-    profile = load_profile(options.profile)
+    profile = load_profile(options.profile).for_dataset(str(options.folder))
+    profile = profile.using("", options.resolution or 0)
     settings = override(profile.inversion, options, "num_tokens", "steps_per_image", "learning_rate", "seed")
-    resolution = options.resolution or profile.sampling.resolution
-    real = load_dataset(options.folder, split=options.split, resolution=resolution)
+    real = load_dataset(options.folder, split=options.split, resolution=profile.sampling.resolution)
     store = invert(_load_model(options, profile), real, settings)
     store.save(options.out)
     return store
@@ -41,14 +41,13 @@ def invert_folder(options: argparse.Namespace) -> EmbeddingStore:
 
 def sample_store(options: argparse.Namespace) -> LabelledImages:
     """Draw `options.images_per_real` images of each of a store's images and save them to `options.out`."""
-    profile = load_profile(options.profile)
     store = EmbeddingStore.load(options.store)
+    # Vectors are meant for the resolution at which they were learned.
+    profile = load_profile(options.profile).using("", store.provenance["resolution"])
     perturbation = override(
         profile.perturbation, options, "noise_std", "interpolation_weight", "unconditional"
     )
     sampling = override(profile.sampling, options, "guidance_scale", "num_inference_steps", "scheduler")
-    # Vectors are meant for the resolution at which they were learned.
-    sampling = replace(sampling, resolution=store.provenance["resolution"])
     if options.images_per_real < 1:
         raise ValueError(f"images_per_real is {options.images_per_real}: choose at least 1.")
     diffusion = _load_model(options, profile, store.provenance["model"])
@@ -128,15 +127,15 @@ def _conditions(options: argparse.Namespace, train: LabelledImages) -> Iterator[
     from diffinv.studies import Condition
     from diffinv.synthesizers import DiffusionInversion, Real
 
-    profile = load_profile(options.profile)
-    training = override(profile.training, options, "optimiser_steps")
+    profile = load_profile(options.profile).for_dataset(str(options.folder))
     # Vectors are learned at the images' own side, or above where the profile's model wants more.
-    resolution = max(train.resolution, profile.sampling.resolution or 0)
+    profile = profile.using("", max(train.resolution, profile.sampling.resolution or 0))
+    training = override(profile.training_for(str(options.folder)), options, "optimiser_steps")
     synthesizer = DiffusionInversion(
         _load_model(options, profile),
         override(profile.inversion, options, "seed"),
         profile.perturbation,
-        replace(profile.sampling, resolution=resolution),
+        profile.sampling,
     )
     shared = {"training": training, "real_per_class": options.real_per_class}
     yield Condition(name=REAL, synthesizer=Real(), **shared)
@@ -205,5 +204,9 @@ def override(settings: Settings, options: argparse.Namespace, *names: str) -> Se
 
 
 def _load_model(options: argparse.Namespace, profile: Profile, default: str | None = None) -> FrozenDiffusion:
-    name = options.model or default or profile.model
-    return load_diffusion(name, device=options.device or profile.device, dtype=profile.torch_dtype)
+    return load_diffusion(
+        options.model or default or profile.model,
+        device=options.device or profile.device,
+        dtype=profile.torch_dtype,
+        memory=profile.memory_request,
+    )

@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu_throughput import main as measure_throughput
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.embeddings import EmbeddingStore
-from diffinv.estimate import Estimate, StageEstimate, embedding_bytes, estimate
+from diffinv.work_estimate import Estimate, StageEstimate, embedding_bytes, estimate
 from diffinv.inversion import Inversion, invert
 from diffinv.sampling import Sampling
 from diffinv.synthesizers import DiffusionInversion
@@ -34,7 +34,7 @@ def cpu_seconds(work) -> float:
 @pytest.fixture
 def own_time(monkeypatch):
     """Seconds of this process alone, so that a busy machine does not decide the comparison."""
-    monkeypatch.setattr("diffinv.estimate.time.perf_counter", time.process_time)
+    monkeypatch.setattr("diffinv.work_estimate.time.perf_counter", time.process_time)
 
 
 def test_the_seconds_are_those_of_a_run(tiny_diffusion, toy_images, own_time):
