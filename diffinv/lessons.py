@@ -80,7 +80,8 @@ class GeneratorLesson:
 
     real_per_class: int = 8
     images_per_real: int = 4
-    search_seeds: int = 1  # so many of the profile's, for each candidate
+    search_seeds: int = 2  # so many of the profile's, for each candidate
+    search_every_dataset: bool = True  # or on the first one alone, for all
     gan: GANTraining = field(default_factory=GANTraining)
     latent_inversion: LatentInversion = field(default_factory=LatentInversion)
     gan_rate_grid: tuple[float, ...] = (2e-4, 4e-4, 1e-3)  # of both networks

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from diffinv.adversarial import GANTraining, LatentInversion
 from diffinv.classifiers.training import Training
 from diffinv.dataset_settings import PAPERS_DATASETS, DatasetSettings
 from diffinv.datasets import depiction
 from diffinv.inversion import Inversion
 from diffinv.lessons import (
     ClassifierLesson,
+    GeneratorLesson,
     InversionLesson,
     LECFLesson,
     PretrainingLesson,
@@ -47,6 +49,7 @@ class Profile:
     inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
     sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
     classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
+    generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
@@ -100,6 +103,12 @@ TINY = Profile(
     inversion=Inversion(steps_per_image=100, learning_rate=0.1),
     sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
+    generator_lesson=GeneratorLesson(
+        search_every_dataset=False,
+        # The smallest with which the GAN's samples were seen to take the shapes of their classes.
+        gan=GANTraining(optimiser_steps=1200, batch_size=32, channels=16, ema_decay=0.995),
+        latent_inversion=LatentInversion(steps_per_image=100),
+    ),
 )
 
 SMOKE = replace(
@@ -128,6 +137,19 @@ SMOKE = replace(
     ),
     classifier_lesson=ClassifierLesson(
         number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
+    ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=2,
+        images_per_real=2,
+        search_seeds=1,
+        search_every_dataset=False,
+        gan=GANTraining(optimiser_steps=4, batch_size=8, latent_dim=8, channels=4),
+        latent_inversion=LatentInversion(steps_per_image=4, candidates=2),
+        gan_rate_grid=(4e-4, 1e-3),
+        noise_grid=(0.1, 0.3),
+        guidance_grid=(1, 3),
+        collapse_steps=2,
+        gallery_classes=4,
     ),
     lecf_lesson=LECFLesson(
         real_per_class=2,
@@ -179,6 +201,12 @@ COLAB = replace(
     classifier_lesson=ClassifierLesson(
         number_real_per_class=4, images_per_real_grid=(1, 2, 4), real_per_class_grid=(2, 4), images_per_real=2
     ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=4,
+        search_every_dataset=False,
+        guidance_grid=(1.5, 2, 3),
+        autoencoding_grid=(64, 128, 256),
+    ),
     lecf_lesson=LECFLesson(
         real_per_class=4,
         threshold_grid=(0, 0.3, 0.7),
@@ -209,6 +237,14 @@ PAPER = replace(
         images_per_real_grid=(1, 2, 5, 10),
         real_per_class_grid=(5, 10, 20, 40, 60),
         images_per_real=5,
+    ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=60,
+        images_per_real=5,
+        gan=GANTraining(optimiser_steps=50_000, channels=64),
+        latent_inversion=LatentInversion(steps_per_image=1000),
+        guidance_grid=(1.5, 2, 3),
+        autoencoding_grid=(128, 256, 512),
     ),
     lecf_lesson=LECFLesson(
         real_per_class=60,
