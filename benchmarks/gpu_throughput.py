@@ -17,10 +17,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.bench import random_images
 from diffinv.cache import write_atomically
 from diffinv.diffusion import FrozenDiffusion, best_device
-from diffinv.work_estimate import measure_denoising, measure_update
 from diffinv.inversion import Inversion
 from diffinv.memory import reset_peak_memory
 from diffinv.sampling import Sampling
+from diffinv.work_estimate import measure_denoising, measure_update
 
 # Of the U-Net, of the autoencoder and of the text encoder; what is not named is as in Stable Diffusion v1.
 NETWORKS = {
@@ -41,12 +41,20 @@ NETWORKS = {
         "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
     },
 }
-MODES = {"fp32": torch.float32, "bf16": torch.bfloat16, "compiled": torch.bfloat16}
+MODES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,  # for a GPU without bfloat16, such as a T4
+    "bf16": torch.bfloat16,
+    "compiled": torch.bfloat16,
+}
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """One row of the table; an update is of one image, a sample one image of so many guided steps."""
+    """One row of the table; an update is of one image, a sample one image of so many guided steps.
+
+    The numbers measured are None where the memory ran out.
+    """
 
     device: str
     network: str
@@ -54,8 +62,8 @@ class Throughput:
     resolution: int
     batch_size: int
     num_inference_steps: int
-    updates_per_second: float
-    samples_per_second: float
+    updates_per_second: float | None
+    samples_per_second: float | None
     peak_gib: float | None
     torch: str
 
@@ -64,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu_throughput", description=__doc__.split(":")[0]
     )
-    parser.add_argument("--device", default=None, help="default: the fastest one found")
+    parser.add_argument("--device", default=None, help="default: the GPU found")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256, 512])
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32", "bf16", "compiled"])
     parser.add_argument("--batch-size", type=int, default=32, help="at 128 px; fewer above it, by the pixels")
     parser.add_argument("--inference-steps", type=int, default=50, help="guided steps of one sample")
     parser.add_argument(
@@ -76,50 +84,83 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.smoke:
         chosen.resolutions, chosen.batch_size, chosen.modes = [64], 1, ["fp32", "compiled"]
+    try:
+        device = find_device(chosen.device, smoke=chosen.smoke)
+    except ValueError as error:
+        print(error)
+        return 2
     rows = []
-    for row in measure(chosen):
+    for row in measure(chosen, device):
         rows.append(asdict(row))
-        print(f"{row.mode} at {row.resolution} px: {row.updates_per_second:.2f} updates/s", flush=True)
-    table = pd.DataFrame(rows)
-    with write_atomically(chosen.output, "w") as file:
-        table.to_csv(file, index=False)
+        speed = f"{row.updates_per_second:.2f} updates/s" if row.updates_per_second else "the memory ran out"
+        print(f"{row.mode} at {row.resolution} px: {speed}", flush=True)
+        # After every row: what was measured is kept if a later one fails.
+        table = pd.DataFrame(rows)
+        with write_atomically(chosen.output, "w") as file:
+            table.to_csv(file, index=False)
     print(table.to_string(index=False))
     return 0
 
 
-def measure(chosen: argparse.Namespace) -> Iterator[Throughput]:
+def find_device(name: str | None, *, smoke: bool) -> torch.device:
+    """The device of this name, or the fastest one; ValueError if it is not there or would take for ever."""
+    device = torch.device(name or best_device())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("No CUDA device is found: install torch for CUDA, or choose another --device.")
+    if device.type == "cpu" and not (name or smoke):
+        raise ValueError(
+            "No GPU is found: run this where there is one, with --smoke to see that it runs, or with "
+            "--device cpu --modes fp32 if you have an hour."
+        )
+    return device
+
+
+def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throughput]:
     """One row for each resolution and mode, each with networks of its own."""
-    device, network = torch.device(chosen.device or best_device()), "small" if chosen.smoke else "sd-v1"
+    network = "small" if chosen.smoke else "sd-v1"
     for resolution in chosen.resolutions:
         batch_size = max(1, round(chosen.batch_size * 128**2 / resolution**2))
-        images = random_images(batch_size, resolution)
         sampling = Sampling(num_inference_steps=chosen.inference_steps, resolution=resolution)
         for mode in chosen.modes:
             diffusion = build(network, device, torch.float32 if chosen.smoke else MODES[mode])
             if mode == "compiled":
                 # Traced but not turned into code in a smoke test, which needs no compiler then.
                 diffusion.unet.compile(backend="eager" if chosen.smoke else "inductor", dynamic=False)
-            reset_peak_memory(device)
-            update = measure_update(diffusion, images, Inversion())
-            denoising = measure_denoising(diffusion, batch_size, Inversion().num_tokens, sampling)
-            seconds = denoising.setup_seconds + sampling.num_inference_steps * denoising.step_seconds
-            peaks = [each.peak_bytes for each in (update, denoising) if each.peak_bytes is not None]
+            try:
+                speeds = measure_speeds(diffusion, batch_size, sampling)
+            except torch.OutOfMemoryError:
+                speeds = (None, None, None)
             yield Throughput(
-                device=device_name(device),
-                network=network,
-                mode=mode,
-                resolution=resolution,
-                batch_size=batch_size,
-                num_inference_steps=sampling.num_inference_steps,
-                updates_per_second=batch_size / update.step_seconds,
-                samples_per_second=batch_size / seconds,
-                peak_gib=max(peaks) / 2**30 if peaks else None,
+                device_name(device),
+                network,
+                mode,
+                resolution,
+                batch_size,
+                sampling.num_inference_steps,
+                *speeds,
                 torch=torch.__version__,
             )
             del diffusion
             torch.compiler.reset()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def measure_speeds(
+    diffusion: FrozenDiffusion, batch_size: int, sampling: Sampling
+) -> tuple[float, float, float | None]:
+    """Updates and samples a second, and the GiB at the peak of the two stages."""
+    reset_peak_memory(diffusion.device)
+    images = random_images(batch_size, sampling.resolution)
+    update = measure_update(diffusion, images, Inversion())
+    denoising = measure_denoising(diffusion, batch_size, Inversion().num_tokens, sampling)
+    seconds = denoising.setup_seconds + sampling.num_inference_steps * denoising.step_seconds
+    peaks = [each.peak_bytes for each in (update, denoising) if each.peak_bytes is not None]
+    return (
+        batch_size / update.step_seconds,
+        batch_size / seconds,
+        max(peaks) / 2**30 if peaks else None,
+    )
 
 
 def build(network: str, device: torch.device, dtype: torch.dtype) -> FrozenDiffusion:

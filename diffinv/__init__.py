@@ -119,7 +119,6 @@ if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages, dataset_card, load_dataset
     from diffinv.diffusion import FrozenDiffusion, load_diffusion
     from diffinv.embeddings import EmbeddingStore
-    from diffinv.work_estimate import estimate
     from diffinv.inversion import Inversion, inversion_steps, invert
     from diffinv.memory import MemorySettings, Workload
     from diffinv.perturbation import Perturbation
@@ -138,3 +137,4 @@ if TYPE_CHECKING:
     from diffinv.synthesizers.real import Real
     from diffinv.synthesizers.sentences import AttributeGrammar, WordToSentence
     from diffinv.upstream import UPSTREAM, UpstreamInversion
+    from diffinv.work_estimate import estimate

@@ -11,10 +11,10 @@ import torch
 from benchmarks.gpu_throughput import main as measure_throughput
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.embeddings import EmbeddingStore
-from diffinv.work_estimate import Estimate, StageEstimate, embedding_bytes, estimate
 from diffinv.inversion import Inversion, invert
 from diffinv.sampling import Sampling
 from diffinv.synthesizers import DiffusionInversion
+from diffinv.work_estimate import Estimate, StageEstimate, embedding_bytes, estimate
 
 INVERSION = Inversion(num_tokens=2, steps_per_image=60, batch_size=8)
 SAMPLING = Sampling(num_inference_steps=20, batch_size=12, resolution=16)
