@@ -76,7 +76,7 @@ class ClassifierLesson:
 
 @dataclass(frozen=True)
 class GeneratorLesson:
-    """Counts of 04_generator_quality, and the candidates of each generator: as many for one as for another."""
+    """Counts of 04_generator_quality, and as many candidates of one generator as of another."""
 
     real_per_class: int = 8
     images_per_real: int = 4

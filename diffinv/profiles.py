@@ -106,7 +106,7 @@ TINY = Profile(
     generator_lesson=GeneratorLesson(
         search_every_dataset=False,
         # The smallest with which the GAN's samples were seen to take the shapes of their classes.
-        gan=GANTraining(optimiser_steps=1200, batch_size=32, channels=16, ema_decay=0.995),
+        gan=GANTraining(optimiser_steps=1000, batch_size=32, channels=16, ema_decay=0.995),
         latent_inversion=LatentInversion(steps_per_image=100),
     ),
 )
