@@ -1,0 +1,96 @@
+"""Drawings of a pre-training: its loss curves, latents as pictures, matrices of two sets of things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from diffinv.figures import OKABE_ITO, shared_legend
+
+#: What a stage trains, by the name of its log.
+STAGES = {"vae": "autoencoder", "clip": "CLIP", "vision": "CLIP, image half", "unet": "U-Net"}
+_SOURCES = (OKABE_ITO["blue"], OKABE_ITO["vermillion"])
+
+
+def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> Figure:
+    """Loss against samples seen, both on a log axis: a panel a stage, a line a training.
+
+    `logs[name]` has the columns stage, samples, loss. Losses of different stages are different things.
+    """
+    every = list(dict.fromkeys(stage for log in logs.values() for stage in log["stage"]))
+    stages = [*(stage for stage in STAGES if stage in every), *(s for s in every if s not in STAGES)]
+    columns = min(len(stages), 4)
+    lines = -(-len(stages) // columns)
+    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.4 * lines + 0.3), squeeze=False)
+    for ax in axes.flat[len(stages) :]:
+        ax.set_axis_off()
+    for ax, stage in zip(axes.flat, stages, strict=False):
+        for (name, log), colour in zip(logs.items(), _SOURCES, strict=False):
+            rows = log[log["stage"] == stage]
+            marker = "o" if len(rows) < 4 else ""
+            ax.loglog(rows["samples"], rows["loss"], color=colour, marker=marker, label=name)
+        ax.set_title(STAGES.get(stage, stage))
+        ax.set_xlabel("samples seen")
+        _plain_numbers(ax)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("training loss")
+    if len(logs) > 1:
+        shared_legend(fig, axes.flat)
+    return fig
+
+
+def _plain_numbers(ax: Axes) -> None:
+    """Few ticks, written out: a log axis that spans less than a decade has none, or far too many."""
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def channel_pictures(
+    latents: Float[np.ndarray, "image channel h w"], side: int
+) -> UInt8[np.ndarray, "image channel side side 3"]:
+    """Each channel as a picture of `side` pixels: blue is low, red is high, white is zero.
+
+    All channels share one scale, cut off where the largest hundredth of the values begins.
+    """
+    limit = float(np.quantile(np.abs(latents), 0.99)) or 1.0
+    coloured = mpl.colormaps["RdBu_r"](latents / limit / 2 + 0.5)[..., :3]
+    factor = side // latents.shape[-1]
+    pictures = (255 * coloured).round().astype(np.uint8)
+    return pictures.repeat(factor, axis=2).repeat(factor, axis=3)
+
+
+def matrix(
+    ax: Axes,
+    values: Float[np.ndarray, "row column"],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    form: str = "{:.0f}",
+) -> Axes:
+    """Numbers as a shaded table, dark for high; blank where a number is exactly zero."""
+    image = ax.imshow(values, cmap="Blues", aspect="equal")
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        if value != 0:
+            colour = "white" if value > middle else "black"
+            ax.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=7.5)
+    image.set_clim(min(0.0, float(values.min())), float(values.max()))
+    ax.set_xticks(range(len(column_labels)), column_labels, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(row_labels)), row_labels)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
