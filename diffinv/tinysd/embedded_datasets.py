@@ -16,6 +16,7 @@ from diffinv.datasets.parquet import write_parquet
 from diffinv.randomness import numpy_stream
 from diffinv.tinysd.captions import Corpus, colour_in, draw_colour_pair
 from diffinv.tinysd.corpus import family
+from diffinv.tinysd.emoji import EmojiCorpus
 
 RESOLUTION = 32
 COLOURINGS = 2
@@ -150,9 +151,19 @@ def _write_split(
     )
 
 
-def write_notice(folder: Path, corpus: Corpus, icons: pd.DataFrame, name: str) -> None:
-    """Write ``NOTICE``: the icon sets behind ``icons``, with their authors, licences and counts."""
-    lines = [f"{name} is made of icons from these sets, recoloured and reduced to 32 px:", ""]
+def write_notice(
+    folder: Path,
+    corpus: Corpus | EmojiCorpus,
+    icons: pd.DataFrame,
+    name: str,
+    *,
+    changes: str = "recoloured",
+) -> None:
+    """Write ``NOTICE``: the icon sets behind ``icons``, with their authors, licences and counts.
+
+    It says that they were reduced, and which other ``changes`` were made to them.
+    """
+    lines = [f"{name} is made of icons from these sets, {changes} and reduced to 32 px:", ""]
     for icon_set, count in icons.groupby("icon_set").size().items():
         facts = corpus.facts["sets"][icon_set]
         lines.append(
