@@ -1,4 +1,4 @@
-"""The corpus in colour and `emoji6`, made in miniature from emoji that the test draws; and what has shipped."""
+"""The corpus in colour and `emoji6`, made in miniature of emoji that the test draws; and what has shipped."""
 
 import json
 import re
