@@ -136,7 +136,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
 
 def _add_invert(verbs) -> None:
     verb = verbs.add_parser("invert", help="stage 1: learn the vectors of a folder of class folders")
-    verb.add_argument("folder", metavar="FOLDER", help="class folders, or icons10, novel10 or mnist5k")
+    verb.add_argument("folder", metavar="FOLDER", help="class folders, icons10, novel10, emoji6 or mnist5k")
     verb.add_argument(
         "--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors"
     )
@@ -174,7 +174,7 @@ def _add_evaluate(verbs) -> None:
         description="With REAL alone: make synthetic images of it and compare classifiers trained on the "
         "real images, on the synthetic ones and on both. With SYNTHETIC: the evaluation card of that set.",
     )
-    verb.add_argument("folder", metavar="REAL", help="class folders, or icons10, novel10 or mnist5k")
+    verb.add_argument("folder", metavar="REAL", help="class folders, icons10, novel10, emoji6 or mnist5k")
     verb.add_argument(
         "synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes"
     )
