@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffinv.datasets import load_dataset
+from diffinv.profiles import prompt_for
 from diffinv.tinysd import concepts, corpus, emoji6
 from diffinv.tinysd.captions import COLOURS, luminance
 from diffinv.tinysd.emoji import (
@@ -306,6 +307,7 @@ def test_the_shipped_emoji_are_large_enough_in_colour_and_small_on_disk():
     parts = {split: load_dataset("emoji6", split=split) for split in SPLITS}
     assert min(parts["train"].class_counts().values()) >= 60
     assert min(parts["test"].class_counts().values()) >= 30
+    assert prompt_for("emoji6", "food") == "food emoji"
     for part in parts.values():
         assert part.resolution == 32 and part.provenance["licence"]
         values = part.images.astype(int)

@@ -85,6 +85,8 @@ def depiction(name: str) -> Depiction:
 _EMBEDDED = {
     "icons10": Depiction("a {} icon"),
     "novel10": Depiction("a {} icon"),
+    # Without an article, which would not fit all six.
+    "emoji6": Depiction("{} emoji"),
     # A mirrored digit is another one, or none.
     "mnist5k": Depiction("the handwritten digit {}", flips_keep_label=False),
 }
