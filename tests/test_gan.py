@@ -476,6 +476,14 @@ def test_the_gan_and_its_inversion_share_one_training(toy_images, monkeypatch):
     GANInversion(QUICK, FAST, on_collapse="warn")(toy_images, images_per_real=1, seed=0)
 
 
+def test_with_a_training_seed_one_gan_makes_the_samples_of_all_seeds(make, toy_images, monkeypatch):
+    own = make()(toy_images, images_per_real=1, seed=3)
+    fixed = make(training_seed=3)
+    monkeypatch.setattr(training, "_step", lambda *_: pytest.fail("trained again"))
+    assert np.array_equal(fixed(toy_images, images_per_real=1, seed=3).images, own.images)
+    assert not np.array_equal(fixed(toy_images, images_per_real=1, seed=4).images, own.images)
+
+
 def test_an_inversion_that_diverges_names_its_image(trained, toy_images):
     broken = toy_images.subset([4, 5])
     with pytest.raises(InversionDiverged, match=r"disc/0004.*lower learning_rate"):
