@@ -19,7 +19,7 @@ SHARES: Mapping[str, float] = MappingProxyType({"vae": 0.2, "clip": 0.1, "vision
 SAMPLES_PER_SECOND = {"vae": 80, "clip": 250, "vision": 250, "unet": 110}
 BATCH_SIZES = {"vae": 32, "clip": 128, "vision": 64, "unet": 64}
 LEARNING_RATES = {"vae": 2e-3, "clip": 1e-3, "vision": 1e-3, "unet": 2e-3}
-CAPTIONS_OF_TOKENIZER = 6000
+CAPTIONS_OF_TOKENIZER = 3000
 
 
 def plan(stage: str, minutes: float) -> Schedule:
