@@ -4,6 +4,7 @@ The network is that of version 1 with random weights, on which speed does not de
 """
 
 import argparse
+import gc
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -142,6 +143,7 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
             )
             del diffusion
             torch.compiler.reset()
+            gc.collect()  # a compiled network refers to itself, and would count in the next one's peak
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -165,21 +167,11 @@ def measure_speeds(
 
 def build(network: str, device: torch.device, dtype: torch.dtype) -> FrozenDiffusion:
     """The network with random weights, made on the device."""
-    sizes = NETWORKS[network]
     tokenizer = CLIPTokenizer(
         vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77
     )
     with device:
-        unet = UNet2DConditionModel(sample_size=64, **sizes["unet"])
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-            **sizes["vae"],
-        )
-        text_encoder = CLIPTextModel(CLIPTextConfig(projection_dim=768, **sizes["text"]))
+        vae, unet, text_encoder = networks(network)
     # Cast before it is wrapped, which would hash a billion weights to tell checkpoints apart.
     unet, vae, text_encoder = (torch.nn.Module.to(each, dtype=dtype) for each in (unet, vae, text_encoder))
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -187,6 +179,21 @@ def build(network: str, device: torch.device, dtype: torch.dtype) -> FrozenDiffu
     return FrozenDiffusion(
         vae, unet, text_encoder, tokenizer, scheduler, name=network, device=device, dtype=dtype
     )
+
+
+def networks(network: str) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
+    """The autoencoder, U-Net and text encoder of that size, with random weights."""
+    sizes = NETWORKS[network]
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+        **sizes["vae"],
+    )
+    unet = UNet2DConditionModel(sample_size=64, **sizes["unet"])
+    return vae, unet, CLIPTextModel(CLIPTextConfig(projection_dim=768, **sizes["text"]))
 
 
 def device_name(device: torch.device) -> str:

@@ -64,14 +64,21 @@ class ClassifierLesson:
 
     @property
     def samples_per_class(self) -> int:
-        """Samples a class that both studies draw for each seed."""
-        of_number = self.number_real_per_class * max(self.images_per_real_grid)
-        return of_number + self.images_per_real * sum(self.real_per_class_grid)
+        """Samples a class that both studies draw for each seed; fewer a real image are among more."""
+        most: dict[int, int] = {}
+        for real, images_per_real in self._points:
+            most[real] = max(images_per_real, most.get(real, 0))
+        return sum(real * images_per_real for real, images_per_real in most.items())
 
     @property
     def classifiers_per_seed(self) -> int:
-        """Classifiers of both studies: on real images, on samples, and on both."""
-        return 1 + 2 * len(self.images_per_real_grid) + 3 * len(self.real_per_class_grid)
+        """Classifiers of both studies: on real images, on samples, and on both; the shared ones once."""
+        return len({real for real, _ in self._points}) + 2 * len(self._points)
+
+    @property
+    def _points(self) -> set[tuple[int, int]]:
+        by_number = {(self.number_real_per_class, number) for number in self.images_per_real_grid}
+        return by_number | {(real, self.images_per_real) for real in self.real_per_class_grid}
 
 
 @dataclass(frozen=True)

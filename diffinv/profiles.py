@@ -234,7 +234,7 @@ PAPER = replace(
     sampling_lesson=SamplingLesson(real_per_class=60, sweep_originals=100, sweep_copies=10),
     classifier_lesson=ClassifierLesson(
         number_real_per_class=60,
-        images_per_real_grid=(1, 2, 5, 10),
+        images_per_real_grid=(1, 2, 5),
         real_per_class_grid=(5, 10, 20, 40, 60),
         images_per_real=5,
     ),

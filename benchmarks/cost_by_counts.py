@@ -1,0 +1,189 @@
+"""What lessons take with Stable Diffusion, counted: `python -m benchmarks.cost_by_counts --profile paper`.
+
+No GPU is needed: operations are counted on shapes alone, and hours follow from an assumed speed. They are no
+measurement; the estimate that every lesson prints is one.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu_throughput import networks
+from diffinv.cache import write_atomically
+from diffinv.classifiers.architectures import build_classifier
+from diffinv.datasets import dataset_card
+from diffinv.memory import Workload, memory_need, memory_settings_for
+from diffinv.profiles import Profile, load_profile
+
+# Sustained, in 1e12 operations a second; assumed. An A100 was published to make 31 guided steps a second at
+# 512 px in fp16, which is 49; float32 at best takes twice as long. A T4 has a fifth of its memory bandwidth
+# and peak, and is throttled by its 70 W.
+TERAFLOPS = {"paper": 20.0, "colab": 5.0}
+GIB_OF = {"paper": 80, "colab": 15}
+EXTRA = {"PNDMScheduler": 1}  # predictions beyond one a step
+WIDTH = 768  # of a vector
+
+
+class Work(NamedTuple):
+    """How often one lesson does what, for one dataset."""
+
+    images: int  # that are inverted
+    image_updates: int
+    samples: int
+    classifiers: int
+
+
+def costs(profile: Profile, teraflops: float) -> pd.DataFrame:
+    """A row for every lesson on every dataset of the profile, each with its own settings."""
+    rows = []
+    for name in profile.datasets:
+        own = profile.for_dataset(name)
+        side, small = own.sampling.resolution or 0, dataset_card(name).resolution
+        predictions = 2 * (own.sampling.num_inference_steps + EXTRA.get(own.sampling.scheduler, 0))
+        sample = predictions * prediction_flops(side) + decoding_flops(side)
+        image = training_flops(own.training.architecture, small)
+        training = own.training.optimiser_steps * own.training.batch_size * image
+        for lesson, done in lessons(own, name).items():
+            hours = {
+                "inversion_hours": done.image_updates * update_flops(side),
+                "sampling_hours": done.samples * sample,
+                "training_hours": done.classifiers * training,
+            }
+            hours = {stage: flops / (teraflops * 1e12) / 3600 for stage, flops in hours.items()}
+            disk = done.images * own.inversion.num_tokens * WIDTH * 4 + done.samples * 3 * small**2
+            where = {"lesson": lesson, "dataset": name, "resolution": side}
+            total = {"hours": sum(hours.values()), "disk_gib": disk / 2**30}
+            rows.append({**where, **done._asdict(), **hours, **total})
+    return pd.DataFrame(rows)
+
+
+def lessons(own: Profile, name: str) -> dict[str, Work]:
+    """What each lesson does on one dataset."""
+    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    quick, inversion, sampling, classifier = (
+        own.quickstart,
+        own.inversion_lesson,
+        own.sampling_lesson,
+        own.classifier_lesson,
+    )
+    real = quick.real_per_class * classes
+    pairs, few = 2 * classes, min(inversion.num_images, classes)
+    again = few * (1 + len(inversion.tokens_grid)) * max(inversion.updates_grid)
+    drawings = few * (len(inversion.updates_grid) + len(inversion.tokens_grid))
+    shown, pool = sampling.real_per_class * classes, classifier.pool_per_class * classes
+    updates = own.inversion.steps_per_image
+    return {
+        "00": Work(real, real * updates, real * quick.images_per_real * seeds, 3 * seeds),
+        "01": Work(pairs, pairs * updates + again, drawings, 0),
+        "02": Work(shown, shown * updates, shown * sampling.gallery_copies + sampling.sweep_samples, 0),
+        "03": Work(
+            pool,
+            pool * updates,
+            classifier.samples_per_class * classes * seeds,
+            classifier.classifiers_per_seed * seeds,
+        ),
+    }
+
+
+@cache
+def prediction_flops(resolution: int) -> int:
+    """One prediction of the U-Net, for one image."""
+    with torch.no_grad():
+        return _counted(lambda: _predict(resolution))
+
+
+@cache
+def update_flops(resolution: int) -> int:
+    """One update of the vectors of one image: forwards, and backwards to the vectors alone."""
+    return _counted(lambda: _predict(resolution).sum().backward())
+
+
+@cache
+def decoding_flops(resolution: int) -> int:
+    """The autoencoder drawing one image."""
+    with torch.no_grad():
+        return _counted(lambda: _networks()[0].decode(_latents(resolution)))
+
+
+@cache
+def training_flops(architecture: str, resolution: int) -> int:
+    """One image in one optimiser step of a classifier."""
+    model = build_classifier(architecture, 10, resolution).to("meta")
+    pixels = torch.zeros(1, 3, resolution, resolution, device="meta")
+    model.eval()  # as many operations, and no batch of one to normalise
+    return _counted(lambda: model(pixels).sum().backward())
+
+
+def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
+    """GiB that an update of the profile's batch keeps, and what is traded for it on a GPU of that many."""
+    own = profile.for_dataset(name)
+    vae, _, text_encoder = _networks()
+    with torch.device("meta"):
+        unet = networks("sd-v1")[1]
+    unet.to_empty(device="cpu")  # the count runs it once, on whatever numbers there are
+    workload = Workload(own.sampling.resolution, own.inversion.batch_size)
+    need = memory_need(workload, (vae, unet, text_encoder), profile.torch_dtype)
+    traded = memory_settings_for(round(gib * 2**30), need)
+    return {
+        "weights_gib": need.weights / 2**30,
+        "activations_gib": need.activations / 2**30,
+        "decoding_gib": need.decoding / 2**30,
+        "traded": ", ".join(key for key, value in vars(traded).items() if value) or "nothing",
+    }
+
+
+@cache
+def _networks() -> list[Any]:
+    with torch.device("meta"):
+        return [network.requires_grad_(False).eval() for network in networks("sd-v1")]
+
+
+def _latents(resolution: int) -> torch.Tensor:
+    return torch.zeros(1, 4, resolution // 8, resolution // 8, device="meta")
+
+
+def _predict(resolution: int) -> torch.Tensor:
+    vectors = torch.zeros(1, 5, WIDTH, device="meta", requires_grad=torch.is_grad_enabled())
+    timestep = torch.zeros(1, device="meta")
+    return _networks()[1](_latents(resolution), timestep, encoder_hidden_states=vectors, return_dict=False)[0]
+
+
+def _counted(work: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost_by_counts", description=__doc__.split(":")[0]
+    )
+    parser.add_argument("--profile", choices=TERAFLOPS, default="paper")
+    parser.add_argument(
+        "--teraflops", type=float, default=None, help="sustained; default: 20 or, for colab, 5"
+    )
+    parser.add_argument("--memory", action="store_true", help="count that too: takes 4 GB of memory")
+    parser.add_argument("--output", type=Path, default=None, help="a CSV file")
+    chosen = parser.parse_args(arguments)
+    profile = load_profile(chosen.profile)
+    table = costs(profile, chosen.teraflops or TERAFLOPS[chosen.profile])
+    print(table.round(2).to_string(index=False))
+    print(table.groupby("lesson")["hours"].sum().round(2).to_string())
+    if chosen.memory:
+        gib = GIB_OF[chosen.profile]
+        needs = {name: memory(profile, name, gib) for name in profile.datasets}
+        print(pd.DataFrame.from_dict(needs, orient="index").round(1).to_string())
+    if chosen.output is not None:
+        with write_atomically(chosen.output, "w") as file:
+            table.to_csv(file, index=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
