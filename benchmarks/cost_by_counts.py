@@ -91,6 +91,27 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
     }
 
 
+def markdown(profile: Profile, table: pd.DataFrame) -> list[str]:
+    """Lesson 03, dataset by dataset, as the lines of a table."""
+    lines = [
+        "| dataset | settings | side | real | samples | inversion | sampling | classifiers | hours | disk |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in table[table["lesson"] == "03"].itertuples():
+        hours = (row.inversion_hours, row.sampling_hours, row.training_hours, row.hours)
+        cells = [
+            row.dataset,
+            profile.dataset_settings[row.dataset].origin,
+            f"{row.resolution} px",
+            f"{row.images:,}",
+            f"{row.samples:,}",
+            *(f"{each:.0f} h" if each >= 1 else f"{each:.1f} h" for each in hours),
+            f"{row.disk_gib:.1f} GiB",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 @cache
 def prediction_flops(resolution: int) -> int:
     """One prediction of the U-Net, for one image."""
@@ -169,10 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--teraflops", type=float, default=None, help="sustained; default: 20 or, for colab, 5"
     )
     parser.add_argument("--memory", action="store_true", help="count that too: takes 4 GB of memory")
+    parser.add_argument("--markdown", action="store_true", help="lesson 03 as the README's table")
     parser.add_argument("--output", type=Path, default=None, help="a CSV file")
     chosen = parser.parse_args(arguments)
     profile = load_profile(chosen.profile)
     table = costs(profile, chosen.teraflops or TERAFLOPS[chosen.profile])
+    if chosen.markdown:
+        print("\n".join(markdown(profile, table)))
+        return 0
     print(table.round(2).to_string(index=False))
     print(table.groupby("lesson")["hours"].sum().round(2).to_string())
     if chosen.memory:
