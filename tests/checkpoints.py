@@ -15,6 +15,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
+# The noise schedule of every Stable Diffusion 1.x and 2.x.
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 
 
 def build_tokenizer(model_max_length: int = 16) -> CLIPTokenizer:
@@ -52,40 +60,16 @@ def build_pipeline(prediction_type: str = "epsilon", *, seed: int = 0) -> Stable
             norm_num_groups=4,
         )
         tokenizer = build_tokenizer()
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=16,
-                intermediate_size=32,
-                projection_dim=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+        text_encoder = build_text_encoder(
+            tokenizer,
+            width=16,
+            num_hidden_layers=1,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    scheduler = PNDMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    scheduler = PNDMScheduler(**SCHEDULE, skip_prk_steps=True, prediction_type=prediction_type)
+    return assemble(vae, unet, text_encoder, tokenizer, scheduler)
 
 
 def write_checkpoint(folder: Path, prediction_type: str = "epsilon", *, seed: int = 0) -> Path:
@@ -134,32 +118,40 @@ def build_stable_diffusion(
             norm_num_groups=4,
             sample_size={1: 512, 2: 768}[version],
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=width,
-                intermediate_size=2 * width,
-                projection_dim=width,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                hidden_act={1: "quick_gelu", 2: "gelu"}[version],
-                bos_token_id=0,  # these three are in the real configurations, and not the tokenizer's own
-                eos_token_id=2,
-                pad_token_id=1,
-            )
+        text_encoder = build_text_encoder(
+            tokenizer,
+            width,
+            num_hidden_layers=2,
+            hidden_act={1: "quick_gelu", 2: "gelu"}[version],
+            bos_token_id=0,  # these three are in the real configurations, and not the tokenizer's own
+            eos_token_id=2,
+            pad_token_id=1,
         )
-    schedule = {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-    }
     scheduler = (
-        PNDMScheduler(**schedule, skip_prk_steps=True)
+        PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
         if version == 1
-        else DDIMScheduler(**schedule, clip_sample=False, prediction_type="v_prediction")
+        else DDIMScheduler(**SCHEDULE, clip_sample=False, prediction_type="v_prediction")
     )
+    return assemble(vae, unet, text_encoder, tokenizer, scheduler)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int, **settings) -> CLIPTextModel:
+    """CLIP's text encoder for this vocabulary, two heads wide; `settings` go to its configuration."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            **settings,
+        )
+    )
+
+
+def assemble(vae, unet, text_encoder, tokenizer, scheduler) -> StableDiffusionPipeline:
+    """The pipeline of these parts, without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
         unet=unet,
@@ -206,3 +198,8 @@ def write_as_published(pipeline: StableDiffusionPipeline, folder: Path, **settin
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def downloaded(hub_cache: Path, name: str, revision: str) -> Path:
+    """The folder in which the hub's client keeps this commit of a checkpoint."""
+    return hub_cache / f"models--{name.replace('/', '--')}" / "snapshots" / revision

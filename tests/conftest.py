@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a fresh cache each, small random checkpoints, small images."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ CORE = ("diffusion", "inversion", "inversion_cache", "embeddings", "perturbation
 install_import_hook([f"diffinv.{room}" for room in CORE], "shape_checks.check_shapes")
 
 ASSETS = Path(__file__).parent.parent / "diffinv" / "assets"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slow") and "DIFFINV_SLOW" not in os.environ:
+        pytest.skip("minutes or gigabytes: set DIFFINV_SLOW=1")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import os
 import re
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from published_datasets import fill_hub_cache, medmnist_arrays, pictures, png, write_parquet
 
 from diffinv.datasets import CATALOGUE, DatasetError, dataset_card, load_dataset
 from diffinv.datasets.catalogue import HubSource, NpzSource
@@ -39,49 +39,6 @@ def offline(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DIFFINV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return hub
-
-
-def pictures(count: int, size: tuple[int, int] = (8, 8), seed: int = 0) -> list[Image.Image]:
-    random = np.random.default_rng(seed)
-    return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for _ in range(count)]
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def write(path: Path, images: list, labels, class_names=("cat", "dog"), image="image", label="label") -> Path:
-    """A Parquet file as `datasets` itself writes it: `images` are pictures or encoded bytes."""
-    features = datasets.Features(
-        {image: datasets.Image(), label: datasets.ClassLabel(names=list(class_names))}
-    )
-    rows = [{"bytes": item, "path": None} if isinstance(item, bytes) else item for item in images]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {image: rows, label: [int(value) for value in labels]}
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(path), batch_size=7)
-    return path
-
-
-def fill_hub_cache(hub: Path, name: str, per_class: int, size: tuple[int, int] = (8, 8)) -> dict[str, Path]:
-    """All files of a dataset of the catalogue, where the hub's client would have put them."""
-    card = CATALOGUE[name]
-    source = card.source
-    files = dict.fromkeys(file for part in source.parts.values() for file in part.files)
-    snapshot = hub / f"datasets--{source.repository.replace('/', '--')}" / "snapshots" / source.revision
-    labels = np.tile(np.arange(len(card.class_names)), per_class)
-    for seed, file in enumerate(files):
-        files[file] = write(
-            snapshot / file,
-            pictures(len(labels), size, seed),
-            labels,
-            # The hub calls its classes otherwise, and one of CIFAR100's "cra".
-            [f"hub_{number}" for number in range(len(card.class_names))],
-            source.image_column,
-            source.label_column,
-        )
-    return files
 
 
 def assert_same(a, b) -> None:
@@ -228,7 +185,9 @@ print(len(load_dataset("cifar10")), "datasets" in sys.modules, "torch" in sys.mo
 
 def test_a_copy_of_a_repository_is_read_with_its_own_class_names(tmp_path):
     for split, count in (("train", 20), ("test", 4)):
-        write(tmp_path / "data" / f"{split}-00000-of-00001.parquet", pictures(count), np.arange(count) % 2)
+        write_parquet(
+            tmp_path / "data" / f"{split}-00000-of-00001.parquet", pictures(count), np.arange(count) % 2
+        )
     parts = {split: load_dataset(tmp_path, split=split, resolution=8) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 18, "validation": 2, "test": 4}
     assert parts["validation"].class_counts() == {"cat": 1, "dog": 1}
@@ -240,8 +199,8 @@ def test_a_copy_of_a_repository_is_read_with_its_own_class_names(tmp_path):
 def test_rows_count_on_through_the_shards(tmp_path):
     images, labels = pictures(9), [0, 1, 0, 1, 0, 1, 0, 1, 0]
     for shard, rows in enumerate((slice(0, 4), slice(4, 9))):
-        write(tmp_path / f"train-0000{shard}-of-00002.parquet", images[rows], labels[rows])
-    write(tmp_path / "val.parquet", pictures(2, seed=1), [0, 1])
+        write_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", images[rows], labels[rows])
+    write_parquet(tmp_path / "val.parquet", pictures(2, seed=1), [0, 1])
     data = load_dataset(tmp_path, resolution=8)
     assert data.ids == tuple(f"train/{row:05d}" for row in range(9)) and data.labels.tolist() == labels
     assert (data.images == np.stack([np.asarray(image) for image in images])).all()
@@ -254,7 +213,7 @@ def test_rows_count_on_through_the_shards(tmp_path):
 def test_several_configurations_are_told_apart(tmp_path):
     for size in ("160px", "320px"):
         for split in ("train", "validation"):
-            write(tmp_path / size / split / "0000.parquet", pictures(3, (40, 60)), [0, 1, 0])
+            write_parquet(tmp_path / size / split / "0000.parquet", pictures(3, (40, 60)), [0, 1, 0])
     assert "160px, 320px" in refused("several datasets", tmp_path)
     assert load_dataset(tmp_path / "320px", split="validation").images.shape == (3, 40, 40, 3)
     refused("no test files beside", tmp_path / "320px", split="test")
@@ -276,8 +235,8 @@ def test_only_the_chosen_images_are_decoded(tmp_path):
     chosen = choose_per_class([ids[row] for row in train], labels[train], ("cat", "dog"), 3, seed=5)
     images = [png(image) for image in pictures(60)]
     junk = [data if row in train[chosen] else b"junk" for row, data in enumerate(images)]
-    write(tmp_path / "sound" / "train.parquet", images, labels)
-    write(tmp_path / "junk" / "train.parquet", junk, labels)
+    write_parquet(tmp_path / "sound" / "train.parquet", images, labels)
+    write_parquet(tmp_path / "junk" / "train.parquet", junk, labels)
     whole = load_dataset(tmp_path / "sound", resolution=8)
     few = load_dataset(tmp_path / "junk", resolution=8, images_per_class=3, seed=5)
     assert_same(few, whole.per_class(3, seed=5))
@@ -298,24 +257,24 @@ def test_every_source_takes_images_per_class(tmp_path):
 def test_images_of_other_kinds_are_read_as_from_a_folder(tmp_path):
     grey = pictures(1)[0].convert("L")
     clear = Image.new("RGBA", (8, 8), (10, 20, 30, 0))
-    write(tmp_path / "train.parquet", [grey, clear], [0, 1])
-    write(tmp_path / "test.parquet", [grey], [0])
-    write(tmp_path / "validation.parquet", [grey], [0])
+    write_parquet(tmp_path / "train.parquet", [grey, clear], [0, 1])
+    write_parquet(tmp_path / "test.parquet", [grey], [0])
+    write_parquet(tmp_path / "validation.parquet", [grey], [0])
     data = load_dataset(tmp_path, resolution=8)
     assert (data.images[0] == np.asarray(grey)[..., None]).all() and (data.images[1] == 255).all()
 
 
 def test_what_is_wrong_with_a_file_is_said(tmp_path, offline):
     train = tmp_path / "set" / "train.parquet"
-    write(train, [*map(png, pictures(3)), b"junk"], [0, 1, 1, 1])
+    write_parquet(train, [*map(png, pictures(3)), b"junk"], [0, 1, 1, 1])
     assert f"image 3 of the train split in {train}" in refused("damaged", train.parent, resolution=8)
-    write(train, [*map(png, pictures(3)), b""], [0, 1, 1, 1])
+    write_parquet(train, [*map(png, pictures(3)), b""], [0, 1, 1, 1])
     refused(r"image 3 .* is empty", train.parent, resolution=8)
 
-    write(train, [], [])
+    write_parquet(train, [], [])
     refused("holds no image", train.parent)
 
-    stored = pq.read_table(write(train, pictures(4), [0, 1, 1, 1]))
+    stored = pq.read_table(write_parquet(train, pictures(4), [0, 1, 1, 1]))
     without = pa.array([{"bytes": None, "path": "elsewhere.png"}] * 4, stored.schema.field("image").type)
     pq.write_table(stored.set_column(0, stored.schema.field("image"), without), train)
     refused("not stored in the file", train.parent)
@@ -333,25 +292,13 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, offline):
     refused("damaged or no Parquet file", train.parent)
 
     path = fill_hub_cache(offline, "cifar10", per_class=1)["plain_text/train-00000-of-00001.parquet"]
-    write(path, pictures(2), [0, 1], image="img")
+    write_parquet(path, pictures(2), [0, 1], image="img")
     assert str(path) in refused("2 classes, not 10", "cifar10")
-    write(path, pictures(2), [0, 1])
+    write_parquet(path, pictures(2), [0, 1])
     refused('no column "img"', "cifar10")
 
 
 # MedMNIST files.
-
-
-def medmnist_arrays(
-    name: str, per_class: int = 4, size: int = 28, grey: bool = False
-) -> dict[str, np.ndarray]:
-    classes = len(CATALOGUE[name].class_names)
-    arrays = {}
-    for seed, split in enumerate(("train", "val", "test")):
-        shape = (classes * per_class, size, size) if grey else (classes * per_class, size, size, 3)
-        arrays[f"{split}_images"] = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-        arrays[f"{split}_labels"] = np.arange(classes * per_class, dtype=np.uint8)[:, None] % classes
-    return arrays
 
 
 def publish(name: str, path: Path, monkeypatch, url: str = "file:///nowhere", **arrays) -> Path:
