@@ -112,8 +112,8 @@ class LECFLesson:
     max_draws_factor: float = 2  # draws of a class, in samples that it needs
     sentence_model: str = ""  # a word-to-sentence T5's hub id or folder; empty = a grammar of TinySD's words
     reference_per_class: int = 60  # real images that fidelity is measured against
-    gallery_rows: int = 5
-    gallery_copies: int = 3
+    gallery_rows: int = 6
+    gallery_copies: int = 2
 
 
 @dataclass(frozen=True)
