@@ -19,6 +19,7 @@ from diffinv.clip import load_clip
 from diffinv.synthesizers import lecf
 from diffinv.synthesizers.base import Synthesizer
 from diffinv.synthesizers.lecf import LECF, FilterError, select
+from diffinv.synthesizers.lecf_filter import lowered
 from diffinv.synthesizers.sentences import COLOURS, STYLES, AttributeGrammar, WordToSentence, _Gumbel
 
 FAST = Sampling(num_inference_steps=2, batch_size=8)
@@ -121,6 +122,18 @@ def test_a_filter_that_keeps_nothing_says_which_class_and_what_would_keep_a_tent
     many = replace(synthesizer, threshold=0)(icons, images_per_real=8, seed=0)
     own = confidences(clip, many)[many.labels == icons.class_names.index(said[1])]
     assert ceil(0.1 * 48) <= (own >= float(said[2])).sum() <= 6
+
+
+def test_a_threshold_is_lowered_as_advised_until_every_seed_has_samples(synthesizer, clip, icons):
+    strict = replace(synthesizer, threshold=1.0)
+    fitted, said = lowered(strict, icons, images_per_real=1, seeds=(0, 1))
+    assert said and all("would keep 10 %" in each for each in said)
+    assert 0 < fitted.threshold < 1 and replace(fitted, threshold=1.0) == strict
+    assert f"a threshold of {fitted.threshold:.4g} would" in said[-1]
+    for seed, count in ((0, 1), (1, 1), (0, 2)):  # more images look at the same draws first
+        record = fitted(icons, images_per_real=count, seed=seed).provenance
+        assert all(record["dropped"][name] < record["drawn"][name] for name in icons.class_names)
+    assert lowered(fitted, icons, images_per_real=1, seeds=(0, 1)) == (fitted, ())
 
 
 def test_fewer_samples_are_a_prefix_of_more_and_the_seed_changes_all(synthesizer, clip, icons):

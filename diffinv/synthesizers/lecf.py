@@ -37,22 +37,13 @@ from diffinv.synthesizers.base import (
     describe_model,
     describe_settings,
 )
+from diffinv.synthesizers.lecf_filter import FilterError, Selection, keeps_nothing, select
 from diffinv.synthesizers.sentences import AttributeGrammar, Sentences, spoken
 
 BLOCK_SIZE = 16  # samples of one class that are drawn, and found on disk, together
 RECIPE = 1  # part of every cache key: to be raised when the same settings would give other images
 
-
-class FilterError(ValueError):
-    """The filter keeps no sample of a class; the message says what threshold would keep a tenth."""
-
-
-class Selection(NamedTuple):
-    """Which draws of a class are used, those that pass the filter first, and how many had to be looked at."""
-
-    chosen: Int[np.ndarray, " kept"]
-    drawn: int
-    passed: int
+__all__ = ["LECF", "FilterError", "select"]
 
 
 @dataclass(frozen=True)
@@ -170,21 +161,10 @@ class LECF:
             draws.extend(wanted)
         for label, (selection, need, limit) in enumerate(zip(selections, needs, limits, strict=True)):
             if need and not selection.passed:
-                raise _keeps_nothing(
+                raise keeps_nothing(
                     draws.class_names[label], draws.confidences(label)[:limit], self.threshold
                 )
         return selections
-
-
-def select(confidences: Float[np.ndarray, " draw"], need: int, threshold: float) -> Selection:
-    """The first `need` draws that pass; where there are fewer, also the surest of the others."""
-    passing = np.flatnonzero(confidences >= threshold)
-    if len(passing) >= need:
-        chosen = passing[:need]
-        return Selection(chosen, int(chosen[-1]) + 1 if need else 0, need)
-    failing = np.flatnonzero(confidences < threshold)
-    surest = failing[np.argsort(-confidences[failing], kind="stable")][: need - len(passing)]
-    return Selection(np.concatenate([passing, surest]), len(confidences), len(passing))
 
 
 class _Block(NamedTuple):
@@ -311,13 +291,3 @@ def _counts(class_names: Sequence[str], selections: Sequence[Selection]) -> dict
         "dropped": {name: each.drawn - each.passed for name, each in by_class},
         "used_below_threshold": {name: len(each.chosen) - each.passed for name, each in by_class},
     }
-
-
-def _keeps_nothing(name: str, confidences: Float[np.ndarray, " draw"], threshold: float) -> FilterError:
-    tenth = float(np.quantile(confidences, 0.9, method="lower"))
-    # Rounded down, so that what it says holds.
-    unit = 10.0 ** (math.floor(math.log10(tenth)) - 3) if tenth > 0 else 1.0
-    return FilterError(
-        f'the filter keeps none of {len(confidences)} samples of class "{name}" at threshold {threshold:g}; '
-        f"a threshold of {math.floor(tenth / unit) * unit:.4g} would keep 10 % of them."
-    )
