@@ -40,8 +40,8 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     fakes, real, test = found.synthetic, found.real, found.test
     own = {
         "accuracy": _mean_accuracy(scores, SYNTHETIC),
-        "Fréchet distance": _frechet(real, fakes),
-        **_of_manifolds(found.on_manifolds),
+        "Fréchet distance": frechet_or_nan(real, fakes),
+        **manifold_values(found.on_manifolds),
         "diversity within originals": _within(fakes),
         "diversity between originals": _between(fakes),
         "copies": found.copies.share,
@@ -49,8 +49,8 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     }
     expected = {"accuracy": _mean_accuracy(scores, REAL), "diversity between originals": _between(real)}
     if test is not None and found.test_copies and found.real_leaks and found.test_on_manifolds:
-        expected |= _of_manifolds(found.test_on_manifolds)
-        expected |= {"Fréchet distance": _frechet(real, test)}
+        expected |= manifold_values(found.test_on_manifolds)
+        expected |= {"Fréchet distance": frechet_or_nan(real, test)}
         expected |= {"copies": found.test_copies.share, "leaks": found.real_leaks.share}
     rows = []
     for metric, (better, meaning) in MEANINGS.items():
@@ -76,7 +76,7 @@ def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
                 "real images": len(of_real),
                 "synthetic images": len(of_synthetic),
                 "accuracy": accuracy,
-                **_of_manifolds(found.on_manifolds, of_synthetic, of_real),
+                **manifold_values(found.on_manifolds, of_synthetic, of_real),
                 "diversity within originals": _within(found.synthetic, of_synthetic),
                 "diversity between originals": _between_of_class(found.synthetic, of_synthetic),
                 "copies": _share(found.copies, of_synthetic),
@@ -135,9 +135,10 @@ def _notes_on_closeness(role: str, found: Closeness) -> Iterator[str]:
         )
 
 
-def _of_manifolds(
+def manifold_values(
     found: Manifolds, synthetic: Any = slice(None), real: Any = slice(None)
 ) -> dict[str, float]:
+    """The four metrics of neighbours by their names, of all images or of some."""
     return {
         "precision": found.precision(synthetic),
         "recall": found.recall(real),
@@ -146,7 +147,8 @@ def _of_manifolds(
     }
 
 
-def _frechet(real: Measured, other: Measured) -> float:
+def frechet_or_nan(real: Measured, other: Measured) -> float:
+    """The Fréchet distance; NaN where a side has too few images for it."""
     least = least_images(real.features.shape[1])
     if min(len(real.features), len(other.features)) < least:
         return math.nan
