@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from diffinv.cache import content_key
-from diffinv.datasets import DatasetError, LabelledImages
+from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset
 from diffinv.datasets.decoding import decode_image, read_image, to_square
 from diffinv.datasets.embedded import FOLDER
 from diffinv.datasets.folder import SUFFIXES
@@ -46,13 +46,18 @@ class Pool(Protocol):
 def open_pool(source: "Pool | LabelledImages | str | Path") -> Pool:
     """The pool "icons_pool", all images below a folder, a set in memory, or a pool as it is.
 
-    DatasetError, one sentence, where there is no such pool or it holds no image.
+    The name of a dataset stands for its training split. DatasetError, one sentence, where there is no such
+    pool or it holds no image.
     """
     if isinstance(source, LabelledImages):
         return MemoryPool(source)
     if not isinstance(source, str | Path):
         return source
-    return embedded_pool() if source == EMBEDDED_POOL else FolderPool(source)
+    if source == EMBEDDED_POOL:
+        return embedded_pool()
+    if isinstance(source, str) and source in (*embedded_names(), *CATALOGUE):
+        return MemoryPool(load_dataset(source, split="train"))
+    return FolderPool(source)
 
 
 class FolderPool:

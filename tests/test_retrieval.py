@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks import retrieval as benchmark
 from diffinv import LabelledImages, retrieval
 from diffinv.clip import load_clip
-from diffinv.datasets import DatasetError
+from diffinv.datasets import DatasetError, load_dataset
 from diffinv.datasets.decoding import encode_png
 from diffinv.pools import FolderPool, MemoryPool, open_pool
 from diffinv.retrieval import build_index, clip_fingerprint, embed, write_index
@@ -214,6 +214,12 @@ def test_a_folder_is_a_pool_with_all_its_nested_images(folder, pictures):
     shutil.rmtree(folder)
     with pytest.raises(DatasetError, match=r"02\.PNG cannot be read"):
         pool.images([row], 32)
+
+
+def test_a_dataset_by_name_is_a_pool_of_its_training_images():
+    pool, train = open_pool("novel10"), load_dataset("novel10", split="train")
+    assert pool.ids == train.ids
+    assert np.array_equal(pool.images([0, 5], train.resolution), train.images[[0, 5]])
 
 
 def test_what_is_no_pool_is_refused_in_one_sentence(tmp_path, toy_images):
