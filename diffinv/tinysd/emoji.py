@@ -90,7 +90,7 @@ def build_emoji(folder: Path, *, package: Path | None = None, workers: int = 2) 
         "iconify_version": ICONIFY_VERSION,
         "sha256": hashlib.sha256(pictures.tobytes() + emoji.to_csv().encode()).hexdigest(),
         "icons": emoji["part"].value_counts().to_dict(),
-        "kinds": emoji.groupby("part")["kind"].value_counts().unstack(0).to_dict(),
+        "kinds": emoji.groupby("part")["kind"].value_counts().unstack(0, fill_value=0).to_dict(),
         "sets": describe_sets(free_sets(package), emoji, is_held_out),
     }
     write_json(folder / "emoji.json", facts)
