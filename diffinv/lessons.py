@@ -94,7 +94,8 @@ class GeneratorLesson:
     gan_rate_grid: tuple[float, ...] = (2e-4, 4e-4, 1e-3)  # of both networks
     noise_grid: tuple[float, ...] = (0.1, 0.3, 0.6)  # of GAN inversion's codes
     guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
-    collapse_steps: int = 10  # of a GAN that has hardly been trained
+    collapse_steps: int = 40  # of a GAN that is made to collapse
+    collapse_rate: float = 3.0  # of its generator: some thousand times too high
     gallery_classes: int = 8
     autoencoding_grid: tuple[int, ...] = (32, 64)  # sides of the images
 

@@ -148,7 +148,6 @@ SMOKE = replace(
         gan_rate_grid=(4e-4, 1e-3),
         noise_grid=(0.1, 0.3),
         guidance_grid=(1, 3),
-        collapse_steps=2,
         gallery_classes=4,
     ),
     lecf_lesson=LECFLesson(
