@@ -265,7 +265,7 @@ PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, 
 
 def prompt_for(dataset: str, class_name: str) -> str:
     """The sentence that names a class of the dataset, for a comparison with learned vectors."""
-    return depiction(dataset).prompt_template.replace("{}", class_name.replace("_", " "))
+    return depiction(dataset).prompt(class_name)
 
 
 def load_profile(name: str) -> Profile:

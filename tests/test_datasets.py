@@ -22,7 +22,6 @@ from PIL import Image
 from diffinv.cache import ArtefactError
 from diffinv.datasets import DatasetError, LabelledImages, load_dataset
 from diffinv.datasets.decoding import decode_png, read_image, to_square
-from diffinv.datasets.embedded import FOLDER
 
 # Where the annotations are enforced, they refuse a wrong type before the package does.
 WRONG_TYPE = (DatasetError, TypeCheckError)
@@ -577,17 +576,17 @@ def test_parts_that_do_not_fit_are_refused(change, words):
 # Embedded datasets.
 
 
-@pytest.mark.parametrize("name", ["icons10", "novel10", "mnist5k"])
-def test_embedded_datasets_are_whole(name):
-    if not (FOLDER / name).is_dir() and name != "mnist5k":
-        pytest.skip(f"the embedded dataset {name} is not there")
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [("icons10", 10), ("novel10", 10), ("emoji6", 6), ("mnist5k", 10)]
+)
+def test_embedded_datasets_are_whole(name, num_classes):
     parts = {split: load_dataset(name, split=split) for split in ("train", "validation", "test")}
     ids = [image_id for part in parts.values() for image_id in part.ids]
     assert len(set(ids)) == len(ids)
     pictures = {split: {image.tobytes() for image in part.images} for split, part in parts.items()}
     assert not any(pictures[a] & pictures[b] for a in parts for b in parts if a != b)
     for part in parts.values():
-        assert part.resolution == 32 and part.num_classes == 10 and part.sources is None
+        assert part.resolution == 32 and part.num_classes == num_classes and part.sources is None
         assert min(part.class_counts().values()) >= 10 and part.provenance["licence"]
     assert min(parts["train"].class_counts().values()) >= 60
     assert min(parts["test"].class_counts().values()) >= 30

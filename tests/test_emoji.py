@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffinv.datasets import load_dataset
 from diffinv.profiles import prompt_for
+from diffinv.profiles import prompt_for
 from diffinv.tinysd import concepts, corpus, emoji6
 from diffinv.tinysd.captions import COLOURS, luminance
 from diffinv.tinysd.emoji import (
@@ -323,3 +324,11 @@ def test_the_backgrounds_do_not_give_the_classes_away():
     corners = [part.images[:, 0, 0].astype(float) for part in (train, test)]
     accuracy = KNeighborsClassifier(15).fit(corners[0], train.labels).score(corners[1], test.labels)
     assert accuracy < 0.35, "one pixel of the background should say little about six classes"
+
+
+def test_a_prompt_names_one_emoji_of_a_class():
+    assert [prompt_for("emoji6", name) for name in ("animals", "food", "flags")] == [
+        "animal emoji",
+        "food emoji",
+        "flag emoji",
+    ]

@@ -46,9 +46,14 @@ PLAIN_CONCEPTS = ("lock", "moon", "sun", "flag")
 STAGES = ("vae", "clip", "vision", "unet", "unet64")
 SAMPLES = {"vae": 128, "clip": 256, "vision": 192, "unet": 512, "unet64": 96}
 EMOJI = {
-    "Animals & Nature": ("cat face", "dog"), "Food & Drink": ("pizza", "red apple"),
-    "Smileys & Emotion": ("grinning face", "sad face"), "Travel & Places": ("bus", "airplane"),
-    "Objects": ("lamp", "telephone"), "Flags": ("flag japan", "flag france"),
+    "Animals & Nature": ("cat face", "dog", "horse", "tiger", "whale", "owl"),
+    "Food & Drink": ("pizza", "red apple", "bread", "cheese", "salad", "grapes"),
+    "Smileys & Emotion": (
+        "grinning face", "sad face", "smiling face", "angry face", "winking face", "sleepy face",
+    ),
+    "Travel & Places": ("bus", "airplane", "tram", "bicycle", "ship", "castle"),
+    "Objects": ("lamp", "telephone", "hammer", "guitar", "candle", "bucket"),
+    "Flags": ("flag japan", "flag france", "flag italy", "flag peru", "flag chad", "flag oman"),
 }  # fmt: skip
 NOVEL_WORDS = re.compile(
     r"\b(anchor|bug|beetle|crown|gift|present|magnet|puzzle|jigsaw|rocket|scissors?|skull|skeleton|troph(y|ies))s?\b"

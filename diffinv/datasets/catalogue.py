@@ -1,7 +1,7 @@
 """The paper's datasets by name: where each lies, its classes in words, its splits, statistics and licence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diffinv.datasets.decoding import DatasetError
 
@@ -65,6 +65,11 @@ class Depiction:
 
     prompt_template: str = "a {}"
     flips_keep_label: bool = True
+    spoken: Mapping[str, str] = field(default_factory=dict)  # class names that a prompt says otherwise
+
+    def prompt(self, class_name: str) -> str:
+        """The sentence that names a class."""
+        return self.prompt_template.replace("{}", self.spoken.get(class_name, class_name.replace("_", " ")))
 
 
 def dataset_card(name: str) -> DatasetCard:
@@ -86,7 +91,10 @@ _EMBEDDED = {
     "icons10": Depiction("a {} icon"),
     "novel10": Depiction("a {} icon"),
     # Without an article, which would not fit all six.
-    "emoji6": Depiction("{} emoji"),
+    "emoji6": Depiction(
+        "{} emoji",
+        spoken={"animals": "animal", "faces": "face", "flags": "flag", "objects": "object"},
+    ),
     # A mirrored digit is another one, or none.
     "mnist5k": Depiction("the handwritten digit {}", flips_keep_label=False),
 }

@@ -17,7 +17,16 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from diffinv.tinysd import ablation, autoencoder, card, clip_stage, denoiser, embedded_datasets
+from diffinv.tinysd import (
+    ablation,
+    autoencoder,
+    card,
+    clip_stage,
+    denoiser,
+    embedded_datasets,
+    emoji6,
+    retrieval_pool,
+)
 from diffinv.tinysd.captions import Corpus
 from diffinv.tinysd.corpus import build_corpus
 from diffinv.tinysd.curriculum import ICONS_ALONE_SHARE, Curriculum, Mixture
@@ -157,9 +166,12 @@ def run_ablation(settings: Pretraining) -> None:
 
 
 def run_datasets(settings: Pretraining) -> None:
-    """Write the embedded datasets that are made of icons."""
+    """Write the embedded datasets, and the pool of KNN retrieval, that are made of icons and emoji."""
+    corpus, datasets = settings.work / "corpus", ASSETS / "datasets"
     for name in ("icons10", "novel10"):
-        embedded_datasets.build(settings.work / "corpus", name, ASSETS / "datasets" / name)
+        embedded_datasets.build(corpus, name, datasets / name)
+    emoji6.build(corpus, datasets / "emoji6")
+    retrieval_pool.build(corpus, datasets / "icons_pool")
 
 
 def run_card(settings: Pretraining) -> None:
