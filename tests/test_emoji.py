@@ -11,7 +11,6 @@ from PIL import Image
 
 from diffinv.datasets import load_dataset
 from diffinv.profiles import prompt_for
-from diffinv.profiles import prompt_for
 from diffinv.tinysd import concepts, corpus, emoji6
 from diffinv.tinysd.captions import COLOURS, luminance
 from diffinv.tinysd.emoji import (
