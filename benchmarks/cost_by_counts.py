@@ -22,8 +22,8 @@ from diffinv.memory import Workload, memory_need, memory_settings_for
 from diffinv.profiles import Profile, load_profile
 
 # Sustained, in 1e12 operations a second; assumed. An A100 was published to make 31 guided steps a second at
-# 512 px in fp16, which is 49; float32 at best takes twice as long. A T4 has a fifth of its memory bandwidth
-# and peak, and is throttled by its 70 W.
+# 512 px in float16, which is 49, and float32 takes more than twice as long; a T4, to take 5 to 10 seconds for
+# 25 steps, which is 4 to 8.
 TERAFLOPS = {"paper": 20.0, "colab": 5.0}
 GIB_OF = {"paper": 80, "colab": 15}
 EXTRA = {"PNDMScheduler": 1}  # predictions beyond one a step
@@ -129,7 +129,7 @@ def update_flops(resolution: int) -> int:
 def decoding_flops(resolution: int) -> int:
     """The autoencoder drawing one image."""
     with torch.no_grad():
-        return _counted(lambda: _networks()[0].decode(_latents(resolution)))
+        return _counted(lambda: networks_on_meta()[0].decode(_latents(resolution)))
 
 
 @cache
@@ -144,7 +144,7 @@ def training_flops(architecture: str, resolution: int) -> int:
 def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
     """GiB that an update of the profile's batch keeps, and what is traded for it on a GPU of that many."""
     own = profile.for_dataset(name)
-    vae, _, text_encoder = _networks()
+    vae, _, text_encoder = networks_on_meta()
     with torch.device("meta"):
         unet = networks("sd-v1")[1]
     unet.to_empty(device="cpu")  # the count runs it once, on whatever numbers there are
@@ -160,7 +160,8 @@ def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
 
 
 @cache
-def _networks() -> list[Any]:
+def networks_on_meta() -> list[Any]:
+    """Autoencoder, U-Net and text encoder as shapes without numbers."""
     with torch.device("meta"):
         return [network.requires_grad_(False).eval() for network in networks("sd-v1")]
 
@@ -172,7 +173,9 @@ def _latents(resolution: int) -> torch.Tensor:
 def _predict(resolution: int) -> torch.Tensor:
     vectors = torch.zeros(1, 5, WIDTH, device="meta", requires_grad=torch.is_grad_enabled())
     timestep = torch.zeros(1, device="meta")
-    return _networks()[1](_latents(resolution), timestep, encoder_hidden_states=vectors, return_dict=False)[0]
+    return networks_on_meta()[1](
+        _latents(resolution), timestep, encoder_hidden_states=vectors, return_dict=False
+    )[0]
 
 
 def _counted(work: Callable[[], Any]) -> int:

@@ -7,9 +7,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from checkpoints import build_pipeline
+from checkpoints import build_pipeline, build_stable_diffusion
 
-from diffinv.checkpoint import CheckpointError
+from diffinv.checkpoint import COMPONENTS, CheckpointError
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
 
 
@@ -198,3 +198,22 @@ def test_loading_prints_and_warns_nothing(tiny_checkpoint, capfd, caplog, recwar
     assert capfd.readouterr() == ("", "")
     assert caplog.messages == []
     assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+@pytest.mark.parametrize("version", [1, 2])
+def test_pndm_samples_from_the_configuration_of_any_scheduler(version, steps):
+    """SD 2.x is published with DDIM's configuration, which says nothing of Runge-Kutta steps."""
+    pipeline = build_stable_diffusion(version)
+    model = FrozenDiffusion(**{part: getattr(pipeline, part) for part in COMPONENTS})
+    scheduler = model.make_scheduler("PNDMScheduler")
+    scheduler.set_timesteps(steps)
+    latents = noise(1, 4, 8, 8)
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(0.1 * latents, timestep, latents).prev_sample
+    assert latents.isfinite().all()
+    # The stock pipeline's own, with the one key that every published PNDM configuration has.
+    expected = diffusers.PNDMScheduler.from_config(pipeline.scheduler.config, skip_prk_steps=True)
+    expected.set_timesteps(steps)
+    assert torch.equal(scheduler.timesteps, expected.timesteps)
+    assert len(scheduler.timesteps) == steps + (steps > 1)

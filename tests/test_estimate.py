@@ -107,6 +107,18 @@ def test_the_table_has_a_row_a_stage_and_one_for_all():
     assert unknown.peak_bytes is None and unknown.table().peak_gib.isna().all()
 
 
+def test_two_runs_take_the_sum_of_both():
+    row = StageEstimate("inversion", "updates", 90.0, 2**31, 2**20)
+    both = Estimate((row,)) + Estimate((replace(row, seconds=30.0, peak_bytes=2**30),))
+    assert (both.seconds, both.peak_bytes, both.disk_bytes) == (120, 2**31, 2**21)
+
+
+def test_the_package_offers_it_whatever_was_imported_before():
+    import diffinv
+
+    assert diffinv.estimate is estimate and callable(diffinv.dataset_card)
+
+
 def test_the_peak_is_measured_while_the_stage_runs(tiny_diffusion, toy_images):
     predicted = estimate(tiny_diffusion, toy_images.subset([0]), inversion=INVERSION, sampling=SAMPLING)
     assert predicted.peak_bytes > sum(weight.nbytes for weight in tiny_diffusion.unet.parameters())

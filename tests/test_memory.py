@@ -133,6 +133,14 @@ def test_a_workload_is_given_what_this_machine_needs(tiny_checkpoint, monkeypatc
     assert memory.gradient_checkpointing and not memory.cpu_offload
 
 
+def test_without_a_side_the_work_is_at_the_models_own(tiny_diffusion):
+    networks = [getattr(tiny_diffusion, part) for part in NETWORKS]
+    native = Workload(tiny_diffusion.native_resolution, 2)
+    assert memory_need(Workload(None, 2), networks, torch.float32) == memory_need(
+        native, networks, torch.float32
+    )
+
+
 def test_free_memory_is_less_than_there_is():
     import psutil
 

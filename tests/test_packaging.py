@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from packaging.version import Version
 from diffinv import __version__
 from diffinv.cli import _parser
 from diffinv.doctor import ASSETS, read_checksums
+from diffinv.notebook_job import declared_parameters
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -87,7 +89,12 @@ def test_every_command_of_the_readme_exists():
         program, *arguments = shlex.split(command)
         if program == "make":
             assert arguments[0] in targets
-        else:
+        elif program == "papermill":
+            given = {name for flag, name in pairwise(arguments) if flag == "-p"}
+            assert given <= declared_parameters(ROOT / arguments[0]).keys()
+        elif program == "python":
+            assert arguments[0] == "-c" and ast.parse(arguments[1])
+        elif program != "export":
             assert program == "diffinv"
             _parser().parse_args(arguments)  # exits where an option is unknown
 

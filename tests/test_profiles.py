@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffinv.datasets import CATALOGUE, dataset_card
+from diffinv.memory import MemorySettings, Workload
 from diffinv.paper import gain_verdict, paper_reported, verdict
 from diffinv.profiles import PROFILES, Profile, load_profile, prompt_for
+from diffinv.upstream import UPSTREAM
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -87,6 +90,76 @@ def test_another_checkpoint_changes_the_name_and_the_side_alone():
     assert tiny.using("models/sd", 0).sampling == tiny.sampling
 
 
+def test_a_given_side_holds_for_every_dataset():
+    paper = load_profile("paper").using("", 64)
+    assert {paper.for_dataset(name).sampling.resolution for name in paper.datasets} == {64}
+    assert paper.for_dataset("cifar10").sampling.num_inference_steps == 200, "the rest stays its own"
+
+
+def test_the_gpu_profiles_have_the_papers_datasets_with_settings_of_their_own():
+    paper = load_profile("paper")
+    assert set(paper.datasets) == set(CATALOGUE) == set(paper.dataset_settings)
+    assert set(load_profile("colab").datasets) < set(CATALOGUE)
+    origins = {name: settings.origin for name, settings in paper.dataset_settings.items()}
+    assert {name for name, origin in origins.items() if origin == "documented"} == {"stl10"}
+    for name in paper.datasets:
+        own = paper.for_dataset(name)
+        assert own.datasets == (name,) and own.for_dataset(name) == own
+        assert own.sampling.resolution == (256 if dataset_card(name).resolution >= 96 else 128)
+        sizes = own.classifier_lesson
+        assert sizes.number_real_per_class == sizes.pool_per_class == sizes.real_per_class_grid[-1]
+        assert sizes.real_per_class_grid[0] >= 2, "a partner of the same class must exist"
+
+
+def test_all_datasets_stay_where_none_is_named():
+    for profile in PROFILES.values():
+        assert profile.for_dataset("") is profile
+    assert load_profile("tiny").for_dataset("my_images").datasets == ("my_images",)
+
+
+def test_what_is_documented_stands_in_one_place():
+    stl10 = load_profile("paper").for_dataset("stl10")
+    assert stl10.dtype == "float32"
+    assert (stl10.inversion, stl10.perturbation) == (UPSTREAM.inversion, UPSTREAM.perturbation)
+    assert stl10.training == UPSTREAM.training
+    same = replace(UPSTREAM.sampling, eta=0.0, batch_size=stl10.sampling.batch_size)
+    assert stl10.sampling == same, "an eta is refused where the scheduler takes none"
+    assert dataset_card("stl10").resolution == 96
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_memory_is_traded_for_the_largest_update_unless_a_profile_says_how(profile: Profile):
+    work = profile.memory_request
+    sides = [profile.for_dataset(name).sampling.resolution for name in profile.datasets]
+    assert work == Workload(max(sides), profile.inversion.batch_size)
+    fixed = MemorySettings(gradient_checkpointing=True)
+    assert replace(profile, memory=fixed).memory_request == fixed
+
+
+def test_an_images_own_side_is_bounded_by_the_models():
+    tiny = load_profile("tiny")
+    assert replace(tiny, sampling=replace(tiny.sampling, resolution=None)).memory_request.resolution is None
+
+
+def test_images_are_mirrored_only_where_the_label_stays():
+    tiny = load_profile("tiny")
+    assert tiny.training_for("mnist5k") == replace(tiny.training, augmentation="crop")
+    for name in ("icons10", "my_images", *CATALOGUE):
+        assert tiny.training_for(name) == tiny.training
+
+
+def test_what_a_study_counts_is_what_it_runs():
+    lesson = replace(
+        load_profile("tiny").classifier_lesson,
+        number_real_per_class=8,
+        images_per_real_grid=(1, 4),
+        real_per_class_grid=(2, 8),
+        images_per_real=4,
+    )
+    # Eight real images with 1 and 4 samples each, and two with 4: the point (8, 4) is in both studies.
+    assert (lesson.samples_per_class, lesson.classifiers_per_seed) == (8 * 4 + 2 * 4, 2 + 2 * 3)
+
+
 def test_the_paper_profile_has_the_papers_settings():
     paper = load_profile("paper")
     assert paper.model == "CompVis/stable-diffusion-v1-4"
@@ -106,6 +179,7 @@ def test_a_prompt_names_the_class():
     assert prompt_for("icons10", "red_heart") == "a red heart icon"
     assert "7" in prompt_for("mnist5k", "7")
     assert prompt_for("some/folder", "cat") == "a cat"
+    assert prompt_for("eurosat", "river") == "a centered satellite photo of river"
 
 
 def test_reported_numbers_keep_their_marks():

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_a_difference_names_its_fields_and_flips_nothing_else():
     unswitched = [each for each in differences() if not each.changes]
     assert {each.topic for each in unswitched} == {"checkpoints", "README"}
     assert all(each.remark and not each.switch for each in unswitched)
+
+
+def test_the_readme_lists_every_difference_and_its_switch():
+    lines = (Path(__file__).parent.parent / "README.md").read_text().splitlines()
+    for difference in differences():
+        (line,) = (
+            line for line in lines if line.startswith(f"| {difference.topic}: {difference.upstream} |")
+        )
+        assert difference.switch in line
 
 
 def test_the_documented_batch_size_of_zero_is_one_that_torch_refuses():
