@@ -190,6 +190,7 @@ COLAB = replace(
     TINY,
     name="colab",
     model="CompVis/stable-diffusion-v1-4",
+    clip="openai/clip-vit-large-patch14",  # the embedded one knows icons
     dtype="float16",
     device="cuda",
     datasets=("cifar10", "eurosat", "bloodmnist"),

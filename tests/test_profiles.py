@@ -111,6 +111,11 @@ def test_the_gpu_profiles_have_the_papers_datasets_with_settings_of_their_own():
         assert sizes.real_per_class_grid[0] >= 2, "a partner of the same class must exist"
 
 
+def test_photographs_are_not_measured_with_the_clip_of_icons():
+    embedded = {profile.name for profile in PROFILES.values() if profile.clip == "tinysd"}
+    assert embedded == {"smoke", "tiny"}
+
+
 def test_all_datasets_stay_where_none_is_named():
     for profile in PROFILES.values():
         assert profile.for_dataset("") is profile
