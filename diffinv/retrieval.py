@@ -39,6 +39,7 @@ PROBED_LISTS = 32
 QUERIES_AT_ONCE = 1_024
 
 Features = Float[np.ndarray, "row feature"]
+Shard = Float[np.ndarray, "_ feature"]  # of as many rows as it has: shards need not be equal
 
 _FINGERPRINTS: "WeakKeyDictionary[FrozenClip, str]" = WeakKeyDictionary()
 
@@ -126,7 +127,7 @@ def build_index(
     return opened
 
 
-def write_index(shards: Sequence[Features], path: Path) -> None:
+def write_index(shards: Sequence[Shard], path: Path) -> None:
     """Index the vectors of all shards, numbered through; rows of NaN count, but have no vector.
 
     At no time are more than the index, one shard and the sample that centres are learned from in memory, if
@@ -234,7 +235,7 @@ def _missing(shard: Features) -> np.ndarray:
     return np.isnan(shard[:, 0])
 
 
-def _sample(shards: Sequence[Features], count: int) -> Features:
+def _sample(shards: Sequence[Shard], count: int) -> Features:
     """About `count` vectors, taken from all shards alike; the same ones every time."""
     share = min(1.0, count / sum(map(len, shards)))
     chosen = []

@@ -9,7 +9,11 @@ from checkpoints import write_checkpoint
 from jaxtyping import install_import_hook
 
 # Before anything imports the package.
-CORE = ("diffusion", "inversion", "inversion_cache", "embeddings", "perturbation", "sampling", "synthesizers")
+CORE = (
+    *("diffusion", "inversion", "inversion_cache", "embeddings", "perturbation", "sampling"),
+    *("synthesizers", "adversarial", "upstream", "retrieval", "pools", "neighbours"),
+    *("clip", "closeness", "metrics", "held_out"),
+)
 install_import_hook([f"diffinv.{room}" for room in CORE], "shape_checks.check_shapes")
 
 ASSETS = Path(__file__).parent.parent / "diffinv" / "assets"
