@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from checkpoints import build_stable_diffusion, downloaded, write_as_published
+from original_layout import write_single_file
 from published_datasets import fill_hub_cache, medmnist_arrays
 from safetensors import safe_open
 
@@ -34,6 +35,8 @@ def library(tmp_path_factory) -> Path:
     assert len(list((library / "sd2-sharded" / "unet").glob("*-of-*.safetensors"))) > 1
     write_as_published(sd1, library / "sd1-fp16", variant="fp16")
     assert not list((library / "sd1-fp16" / "unet").glob("*model.safetensors"))
+    write_single_file(sd1, library / "merge.safetensors")
+    write_as_published(build_stable_diffusion(1, distilled=True), library / "distilled")
     np.savez_compressed(library / "bloodmnist.npz", **medmnist_arrays("bloodmnist"))
     return library
 
@@ -92,3 +95,11 @@ def test_classifiers_of_a_medmnist_file_with_half_precision_weights(run):
     rows = classifier_rows(figures)
     assert set(rows.dataset) == {"~/bloodmnist.npz"}
     assert set(rows.condition) == {"real", "DI", "real + DI"} and rows["mean"].between(0, 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["~/merge.safetensors", "~/distilled"])
+def test_the_quickstart_on_other_checkpoints(model, run):
+    summary = pd.read_csv(run("00", model, "cifar10") / "quickstart.csv")
+    assert learned_widths() == {WIDTHS[1]}
+    assert set(summary.condition) == {"real", "DI", "real + DI"}
