@@ -62,6 +62,8 @@ checksums:
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.retrieval
+	$(BIN)/python -m benchmarks.evaluation_card
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

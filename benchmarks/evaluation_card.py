@@ -21,6 +21,7 @@ from diffinv.datasets import LabelledImages
 from diffinv.evaluation_card import evaluation_card
 
 GOAL_SECONDS = 60
+SMALL = 2_000
 SEED_OF = {"real": 0, "synthetic": 1, "test": 2}
 
 
@@ -55,15 +56,20 @@ class GivenFeatures:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evaluation_card", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.evaluation_card",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--images", type=int, default=10_000, help="real ones, and as many synthetic ones")
-    parser.add_argument("--test-images", type=int, default=2_000)
+    parser.add_argument("--test-images", type=int, default=2_000, help="beside them")
+    parser.add_argument("--small", action="store_true", help=f"{SMALL:,} images of each kind, in seconds")
     parser.add_argument("--width", type=int, default=512, help="numbers in a feature that is given")
-    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--skip-clip", action="store_true", help="measure with given features alone")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench_evaluation_card.json"))
+    parser.add_argument("--output", type=Path, default=Path("runs/bench_evaluation_card.json"), help="record")
     chosen = parser.parse_args(arguments)
+    if chosen.small:
+        chosen.images = chosen.test_images = SMALL
     clips = [GivenFeatures(chosen.width)] + ([] if chosen.skip_clip else [load_clip(device="cpu")])
     measurements = [measure(clip, chosen.images, chosen.test_images, chosen.resolution) for clip in clips]
     settings = {name: str(value) for name, value in vars(chosen).items()}

@@ -23,21 +23,32 @@ SHARD_SIZE = 16_384
 CENTRES = 20_000
 SPREAD = 0.6  # length of the noise about a centre, whose length is 1: cosines of 0.7 within a group
 CHECKED_QUERIES = 200
+SMALL = (50_000, 1_000)  # vectors and queries
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.retrieval", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.retrieval",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--vectors", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--k", type=int, default=50)
+    parser.add_argument("--vectors", type=int, default=1_000_000, help="images of the pool")
+    parser.add_argument("--width", type=int, default=512, help="numbers in a feature")
+    parser.add_argument("--queries", type=int, default=10_000, help="real images")
+    parser.add_argument("--k", type=int, default=50, help="neighbours of each")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/retrieval"), help="holds 2.5 GB at the defaults"
+        "--small", action="store_true", help="{:,} vectors and {:,} queries, in seconds".format(*SMALL)
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/retrieval.json"))
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/retrieval"),
+        help="holds 2.5 GB meanwhile",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/bench_retrieval.json"), help="record")
     chosen = parser.parse_args(arguments)
+    if chosen.small:
+        chosen.vectors, chosen.queries = SMALL
     phases: tuple[Callable[..., dict[str, Any]], ...] = (write_vectors, build, search, check)
     record: dict[str, Any] = {}
     try:
