@@ -45,6 +45,8 @@ COLOURS = {
     "DI": OKABE_ITO["vermillion"],
     "real + DI": OKABE_ITO["blue"],
     "prompts": OKABE_ITO["green"],
+    "GAN": OKABE_ITO["sky"],
+    "GAN inversion": OKABE_ITO["purple"],
     "label kept": OKABE_ITO["green"],
 }
 _CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
