@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_throughput import networks
@@ -50,12 +51,12 @@ def costs(profile: Profile, teraflops: float) -> pd.DataFrame:
         image = training_flops(own.training.architecture, small)
         training = own.training.optimiser_steps * own.training.batch_size * image
         for lesson, done in lessons(own, name).items():
-            hours = {
+            operations = {
                 "inversion_hours": done.image_updates * update_flops(side),
                 "sampling_hours": done.samples * sample,
                 "training_hours": done.classifiers * training,
             }
-            hours = {stage: flops / (teraflops * 1e12) / 3600 for stage, flops in hours.items()}
+            hours = {stage: flops / (teraflops * 1e12) / 3600 for stage, flops in operations.items()}
             disk = done.images * own.inversion.num_tokens * WIDTH * 4 + done.samples * 3 * small**2
             where = {"lesson": lesson, "dataset": name, "resolution": side}
             total = {"hours": sum(hours.values()), "disk_gib": disk / 2**30}
@@ -146,7 +147,7 @@ def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
     own = profile.for_dataset(name)
     vae, _, text_encoder = networks_on_meta()
     with torch.device("meta"):
-        unet = networks("sd-v1")[1]
+        unet: nn.Module = networks("sd-v1")[1]
     unet.to_empty(device="cpu")  # the count runs it once, on whatever numbers there are
     workload = Workload(own.sampling.resolution, own.inversion.batch_size)
     need = memory_need(workload, (vae, unet, text_encoder), profile.torch_dtype)
@@ -163,7 +164,8 @@ def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
 def networks_on_meta() -> list[Any]:
     """Autoencoder, U-Net and text encoder as shapes without numbers."""
     with torch.device("meta"):
-        return [network.requires_grad_(False).eval() for network in networks("sd-v1")]
+        found: list[nn.Module] = list(networks("sd-v1"))
+    return [network.requires_grad_(False).eval() for network in found]
 
 
 def _latents(resolution: int) -> torch.Tensor:
