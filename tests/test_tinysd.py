@@ -20,6 +20,7 @@ from diffinv.datasets import load_dataset
 from diffinv.tinysd import (
     ablation,
     card,
+    card_inversion,
     card_text,
     clip_stage,
     concepts,
@@ -342,6 +343,7 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     quick = replace(card.SAMPLING, guidance_scale=2.0, num_inference_steps=2)
     monkeypatch.setattr(card, "SAMPLING", quick)
     monkeypatch.setattr(card, "FINE_SAMPLING", replace(quick, resolution=64))
+    monkeypatch.setattr(card, "INVERSION_TEST", card_inversion.QUICK)
     monkeypatch.setattr(card, "speed", partial(card.speed, count=2, repeats=1))
     pretrain_stage("card", work)
     record = json.loads((tmp_path / "tinysd" / "card.json").read_text())

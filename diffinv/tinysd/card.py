@@ -26,6 +26,7 @@ from diffinv.randomness import numpy_stream, stream
 from diffinv.sampling import Sampling, sample
 from diffinv.tinysd.autoencoder import reconstruction_psnr
 from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.card_inversion import InversionTest, ship_inversion
 from diffinv.tinysd.card_text import card_text, write_notice
 from diffinv.tinysd.clip_stage import load_clip_folder, zero_shot_top1
 from diffinv.tinysd.curriculum import Mixture
@@ -34,6 +35,7 @@ from diffinv.tinysd.training_loop import Schedule
 
 SAMPLING = Sampling(guidance_scale=7.5, num_inference_steps=20, resolution=32, batch_size=100)
 FINE_SAMPLING = replace(SAMPLING, resolution=64)
+INVERSION_TEST = InversionTest()
 SHOWN_PROMPTS = (
     "a red heart icon on white", "a yellow star icon on dark blue", "a green tree icon on black",
     "a light blue cloud icon on dark grey", "a white home icon on purple", "an orange bell icon on black",
@@ -63,10 +65,11 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     figures["size of the shipped files (MB)"] = (
         sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) / 1e6
     )
+    inversion = ship_inversion(target, INVERSION_TEST)
     training = _training(target, schedules)
     write_json(target / "card.json", {"figures": figures, "training": training, "note": note, **provenance()})
     with write_atomically(target / "README.md", "w") as file:
-        file.write(card_text(target, figures, training, facts, note))
+        file.write(card_text(target, figures, training, facts, note) + "\n" + inversion)
     return target
 
 
@@ -78,7 +81,7 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
     test = load_dataset("icons10", split="test")
     clip_model, tokenizer = load_clip_folder(target)
     clip, diffusion = load_clip(target), load_diffusion(target)
-    vae = AutoencoderKL.from_pretrained(target / "vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(target / "vae").float().eval()
     names = [test.class_names[label] for label in test.labels]
     figures = {
         "autoencoder PSNR on held-out icons (dB)": reconstruction_psnr(vae, held_out),
@@ -163,7 +166,7 @@ def _draw_samples(diffusion: FrozenDiffusion, target: Path, name: str, sampling:
 
 
 def _save_half(pipeline: Path, target: Path) -> None:
-    whole = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None, torch_dtype=torch.float16)
+    whole = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None).to(torch.float16)
     whole.save_pretrained(target, safe_serialization=True)
     CLIPModel.from_pretrained(pipeline / "clip").half().save_pretrained(target / "clip")
     for name in ("preprocessor_config.json", "processor_config.json"):

@@ -174,7 +174,7 @@ def denoising_loss_by_timestep(
 
     At the resolution of ``source``.
     """
-    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet", torch_dtype=torch.float32).eval()
+    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
     losses = _losses(unet, pipeline_folder, source, levels, count=256, swapped=False)
     return {str(level): loss for level, loss in losses.items()}
 

@@ -29,7 +29,7 @@ class PairEncoder:
 
     def __init__(self, pipeline_folder: Path, device: str = "cpu") -> None:
         self.device = device
-        vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(pipeline_folder / "vae").float()
         self.vae = vae.eval().to(device)
         # Transformers keeps the precision of the files, which are halved when they are shipped.
         text_encoder: Any = CLIPTextModel.from_pretrained(
