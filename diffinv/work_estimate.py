@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,10 +19,10 @@ from diffinv.diffusion import FrozenDiffusion
 from diffinv.inversion import Inversion, inversion_steps
 from diffinv.memory import peak_memory, reset_peak_memory
 from diffinv.randomness import stream
-from diffinv.sampling import Sampling, denoising_steps, prepare_scheduler
+from diffinv.sampling import DenoisingStep, Sampling, denoising_steps, prepare_scheduler
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
 
-REPEATS = 3  # steps behind each median, after one that warms up
+REPEATS = 2  # steps behind each median, after one that warms up
 _PROVENANCE_BYTES = 1500  # settings and versions, beside the vectors
 
 
@@ -132,18 +133,18 @@ def measure_denoising(
     streams = [stream(0, "estimate", row) for row in range(count)]
     vectors = torch.stack([torch.randn(num_tokens, diffusion.embedding_width, generator=s) for s in streams])
 
-    def steps() -> Iterator[Any]:
-        return denoising_steps(diffusion, vectors, vectors[:1], settings, streams)
+    seen: deque[DenoisingStep] = deque(maxlen=1)
 
-    latents = next(steps()).latents
-    denoising = _measure(islice(steps(), 1 + repeats), diffusion.device)
-    diffusion.decode(latents)
+    def steps() -> Iterator[DenoisingStep]:
+        for step in islice(denoising_steps(diffusion, vectors, vectors[:1], settings, streams), 1 + repeats):
+            seen.append(step)
+            yield step
+
+    denoising = _measure(steps(), diffusion.device)
+    latents = seen.pop().latents
+    diffusion.decode(latents[:1])  # the first of a process is slower than any other
     decoding = timed(lambda: diffusion.decode(latents), diffusion.device)
-    return replace(
-        denoising,
-        setup_seconds=denoising.setup_seconds + decoding,
-        peak_bytes=peak_memory(diffusion.device),
-    )
+    return replace(denoising, setup_seconds=decoding, peak_bytes=peak_memory(diffusion.device))
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
