@@ -14,7 +14,9 @@ from diffinv.clip import load_clip
 from diffinv.diffusion import load_diffusion
 from diffinv.pools import embedded_pool
 from diffinv.pretraining_figures import channel_pictures, matrix, training_curves
-from diffinv.tinysd import miniature_corpus, miniature_training
+from diffinv.randomness import stream
+from diffinv.sampling import Sampling, sample
+from diffinv.tinysd import denoiser, miniature_corpus, miniature_training
 from diffinv.tinysd.captions import Corpus, caption, colour_in, draw_colour_pair
 from diffinv.tinysd.corpus import family
 from diffinv.tinysd.miniature_corpus import build_miniature_corpus, parse_caption, unpaint
@@ -142,7 +144,7 @@ def trained(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(miniature_training, "CAPTIONS_OF_TOKENIZER", 300)
-        patch.setattr(denoiser, "PAIRS_PER_BLOCK", 256)
+        patch.setattr(denoiser, "PAIRS_PER_BLOCK", 256)  # the shipped stage encodes thousands
         miniature_training.pretrain_miniature(work, 1e-3)
     return work
 

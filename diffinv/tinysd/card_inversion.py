@@ -106,7 +106,7 @@ def ship_inversion(folder: Path, settings: InversionTest = InversionTest()) -> s
     evidence = measure_inversion(load_diffusion(folder), load_clip(folder), settings)
     save_figure(draw_losses(evidence.rows), "inversion", evidence.rows, folder)
     unseen = evidence.unseen
-    columns = {"original": unseen.real.images, "autoencoder": evidence.reconstructions}
+    columns = {"original": unseen.real.images, "decoded": evidence.reconstructions}
     columns |= {str(updates): images for updates, images in evidence.samples.items() if updates}
     shown = evidence.rows[evidence.rows["num_tokens"] == settings.shown_tokens]
     save_figure(draw_samples(columns, unseen.datasets, unseen.names), "inversion_samples", shown, folder)

@@ -68,12 +68,18 @@ def draw_samples(
     datasets: Sequence[str],
     names: Sequence[str],
 ) -> Figure:
-    """Originals and reconstructions, then samples after so many updates; a row an image."""
-    labels = [f"{dataset}: {name}" for dataset, name in zip(datasets, names, strict=True)]
+    """Originals, reconstructions, samples after so many updates; a panel a dataset, a row an image."""
+    pictures = np.stack(list(columns.values()), axis=1)
+    panels = list(dict.fromkeys(datasets))
+    rows = max(datasets.count(dataset) for dataset in panels)
+    size = (len(panels) * (0.8 + 0.62 * len(columns)), 0.8 + 0.6 * rows)
     with style():
-        fig, ax = plt.subplots(figsize=(1.4 + 0.72 * len(columns), 0.6 + 0.68 * len(names)))
-        image_grid(ax, np.stack(list(columns.values()), axis=1), labels, list(columns), split_after=2)
-        ax.set_title("one sample after so many updates", loc="right", fontsize=9)
+        fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+        for ax, dataset in zip(axes[0], panels, strict=True):
+            own = [index for index, name in enumerate(datasets) if name == dataset]
+            labels = [names[index] for index in own]
+            image_grid(ax, pictures[own], labels, list(columns), split_after=2, label_size=7.5)
+            ax.set_title(f"{dataset}: one sample after so many updates", fontsize=9)
     return fig
 
 
