@@ -23,6 +23,7 @@ from diffinv.sampling import DenoisingStep, Sampling, denoising_steps, prepare_s
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
 
 REPEATS = 2  # steps behind each median, after one that warms up
+MOST_ON_CPU = 64  # samples that are timed at once where time is proportional to their number
 _PROVENANCE_BYTES = 1500  # settings and versions, beside the vectors
 
 
@@ -99,9 +100,10 @@ def estimate(
 ) -> Estimate:
     """What `DiffusionInversion` of these images, and then classifiers on its samples, will take.
 
-    Measured with the batches and at the side that the run will have, as if nothing were cached; takes a few
-    updates, denoising steps and, where `training` is given, optimiser steps. Left out are downloading and
-    hashing the checkpoint, and judging the classifiers. Disk is what the cache keeps: vectors and samples.
+    Measured with the batches (on a CPU with fewer samples, and so less memory for these) and at the side that
+    the run will have, as if nothing were cached; takes a few updates, denoising steps and, where `training`
+    is given, optimiser steps. Left out are downloading and hashing the checkpoint, and judging the
+    classifiers. Disk is what the cache keeps: vectors and samples.
     """
     if not len(real):
         raise ValueError("there is no image to estimate the work for: give a dataset with at least one.")
@@ -208,11 +210,12 @@ def _sampling_stage(
     num_steps = len(
         prepare_scheduler(diffusion, settings).timesteps
     )  # some take more than they are asked for
-    cost = measure_denoising(diffusion, batch, num_tokens, settings)
+    timed_at_once = min(batch, MOST_ON_CPU) if diffusion.device.type == "cpu" else batch
+    cost = measure_denoising(diffusion, timed_at_once, num_tokens, settings)
     return StageEstimate(
         stage="sampling",
         work=f"{num_steps} steps of {count} samples at {settings.resolution} px, {batch} at once",
-        seconds=_seconds(cost, count, batch, num_steps),
+        seconds=_seconds(cost, count, timed_at_once, num_steps),
         peak_bytes=cost.peak_bytes,
         disk_bytes=count * 3 * real.resolution**2 + 128 * math.ceil(count / SAMPLES_PER_SHARD),
     )
