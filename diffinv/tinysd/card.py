@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,12 +16,13 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPModel
 
-from diffinv.cache import provenance, write_atomically, write_json
+from diffinv.cache import content_key, provenance, write_atomically, write_json
 from diffinv.clip import FrozenClip, load_clip
 from diffinv.datasets import load_dataset
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.figures import image_grid, save_figure
 from diffinv.inversion import Inversion, inversion_steps
+from diffinv.manifest import fingerprint
 from diffinv.metrics import frechet_distance, recall
 from diffinv.randomness import numpy_stream, stream
 from diffinv.sampling import Sampling, sample
@@ -61,20 +63,38 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     facts["emoji"] = json.loads((work / "corpus" / "emoji.json").read_text())
     write_json(target / "corpus.json", facts)
     write_notice(target / "NOTICE", facts)
-    figures = measure(work / "corpus", target)
-    figures["size of the shipped files (MB)"] = (
-        sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) / 1e6
-    )
-    inversion = ship_inversion(target, INVERSION_TEST)
+    evidence = _evidence(work / "corpus", target, content_key(facts["sha256"], facts["emoji"]["sha256"]))
+    figures = {
+        **evidence["figures"],
+        **speed(load_diffusion(target)),
+        "size of the shipped files (MB)": sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        / 1e6,
+    }
     training = _training(target, schedules)
-    write_json(target / "card.json", {"figures": figures, "training": training, "note": note, **provenance()})
+    write_json(
+        target / "card.json",
+        {"figures": figures, "training": training, "note": note, "evidence": evidence, **provenance()},
+    )
     with write_atomically(target / "README.md", "w") as file:
-        file.write(card_text(target, figures, training, facts, note) + "\n" + inversion)
+        file.write(card_text(target, figures, training, facts, note) + "\n" + evidence["inversion"])
     return target
 
 
+def _evidence(corpus_folder: Path, target: Path, corpus_key: str) -> dict[str, Any]:
+    """Everything but the speed, measured anew only for other weights, another corpus or other settings."""
+    key = content_key(
+        fingerprint(target, "*.safetensors"), corpus_key, SAMPLING, FINE_SAMPLING, INVERSION_TEST
+    )
+    if (target / "card.json").exists():
+        evidence = json.loads((target / "card.json").read_text()).get("evidence", {})
+        if evidence.get("key") == key:
+            return evidence
+    figures = measure(corpus_folder, target)
+    return {"key": key, "figures": figures, "inversion": ship_inversion(target, INVERSION_TEST)}
+
+
 def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
-    """Measure every figure of the card on the shipped files; two sample sheets are drawn on the way."""
+    """Measure every figure of the card but the speed; two sample sheets are drawn on the way."""
     mixture = Mixture.load(corpus_folder, "held_out", 32)
     fine = Mixture.load(corpus_folder, "held_out", 64)
     held_out = mixture.icons
@@ -96,7 +116,6 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
             for resolution, icons in ((32, held_out), (64, fine.icons))
             for level, loss in denoising_loss_by_timestep(target, icons).items()
         },
-        **speed(diffusion),
     }
     _draw_samples(diffusion, target, "samples", SAMPLING)
     _draw_samples(diffusion, target, "samples_64px", FINE_SAMPLING)
@@ -106,24 +125,25 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
 def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corpus) -> dict[str, float]:
     concepts = held_out.concepts
     labels = clip.text_features([f"a {name} icon" for name in concepts])
-    wanted = np.repeat(np.arange(len(concepts)), 3)
-    prompts = [f"a {concepts[index]} icon" for index in wanted]
-    embeddings, unconditional = diffusion.encode_prompt(prompts), diffusion.encode_prompt([""])
+    unconditional = diffusion.encode_prompt([""])
+
+    def draw(sampling: Sampling, wanted: np.ndarray) -> np.ndarray:
+        prompts = [f"a {concepts[index]} icon" for index in wanted]
+        streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
+        return sample(diffusion, diffusion.encode_prompt(prompts), unconditional, sampling, streams)
 
     def named_right(images: np.ndarray, numbers: np.ndarray) -> float:
         return float(((clip.image_features(images) @ labels.T).argmax(1).numpy() == numbers).mean())
 
-    drawn = {}
-    for sampling in (SAMPLING, FINE_SAMPLING):
-        streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
-        drawn[sampling.resolution] = sample(diffusion, embeddings, unconditional, sampling, streams)
+    each, wanted = np.arange(len(concepts)), np.repeat(np.arange(len(concepts)), 3)
+    drawn, fine = draw(SAMPLING, wanted), draw(FINE_SAMPLING, each)
     images, _, rows = held_out.draw(numpy_stream(0, "card"), len(wanted))
     numbers = np.array([concepts.index(concept) for concept in held_out.icons["concept"].iloc[rows]])
     shown = (images * 255).astype(np.uint8)
-    real, synthetic = clip.image_features(shown), clip.image_features(drawn[32])
+    real, synthetic = clip.image_features(shown), clip.image_features(drawn)
     return {
-        "samples that CLIP names right among all concepts": named_right(drawn[32], wanted),
-        "64 px samples that CLIP names right among all concepts": named_right(drawn[64], wanted),
+        "samples that CLIP names right among all concepts": named_right(drawn, wanted),
+        "64 px samples that CLIP names right among all concepts": named_right(fine, each),
         "held-out icons that CLIP names right among all concepts": named_right(shown, numbers),
         "Fréchet distance to held-out icons (CLIP features)": frechet_distance(real, synthetic),
         "recall of held-out icons (CLIP features)": recall(real, synthetic),
