@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=int, default=10_000, help="real ones, and as many synthetic ones")
     parser.add_argument("--test-images", type=int, default=2_000, help="beside them")
-    parser.add_argument("--small", action="store_true", help=f"{SMALL:,} images of each kind, in seconds")
+    parser.add_argument("--small", action="store_true", help=f"{SMALL:,} images of each kind, in a minute")
     parser.add_argument("--width", type=int, default=512, help="numbers in a feature that is given")
     parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--skip-clip", action="store_true", help="measure with given features alone")
