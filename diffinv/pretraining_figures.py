@@ -15,7 +15,13 @@ from matplotlib.figure import Figure
 from diffinv.figures import OKABE_ITO, shared_legend
 
 #: What a stage trains, by the name of its log.
-STAGES = {"vae": "autoencoder", "clip": "CLIP", "vision": "CLIP, image half", "unet": "U-Net"}
+STAGES = {
+    "vae": "autoencoder",
+    "clip": "CLIP",
+    "vision": "CLIP, image half",
+    "unet": "U-Net",
+    "unet64": "U-Net, 64 px",
+}
 _SOURCES = (OKABE_ITO["blue"], OKABE_ITO["vermillion"])
 
 

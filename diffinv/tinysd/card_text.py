@@ -50,7 +50,7 @@ def outlook(log: Path, planned_samples: float) -> str:
     rate = 3600 * np.diff(recent["samples"]).sum() / max(np.diff(recent["seconds"]).sum(), 1e-9)
     left = max(0.0, planned_samples - rows["samples"].iloc[-1])
     return (
-        f"The denoiser's last samples went by at {rate:,.0f} an hour on that machine: {left / rate:.1f} hours "
+        f"The denoiser's last samples went by at {rate:,.0f} an hour there: {left / rate:.1f} hours "
         "more to the release-scale plan. Its loss against the samples seen: `logs/unet.jsonl`, drawn in "
         "`notebooks/90_pretrain_tinysd.ipynb`."
     )

@@ -90,12 +90,13 @@ def train_denoiser(
     *,
     minutes: float,
     device: str = "cpu",
+    pairs: int | None = None,
 ) -> TrainingRun:
-    """Train the U-Net on the latents of 32 px images."""
+    """Train the U-Net on the latents of 32 px images, ``pairs`` of which are encoded at a time."""
     with seeded_initialisation():
         unet = new_denoiser()
     run = TrainingRun(unet.to(device), schedule, folder, name="unet")
-    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=PAIRS_PER_BLOCK, device=device)
+    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=pairs or PAIRS_PER_BLOCK, device=device)
     loss, local_batch = DenoisingLoss(device), schedule.batch_size // world_size()
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:

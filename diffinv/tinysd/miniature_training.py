@@ -13,6 +13,7 @@ from diffinv.tinysd.miniature_corpus import RESOLUTION, build_miniature_corpus
 from diffinv.tinysd.training_loop import Schedule
 
 #: How the minutes are divided.
+PAIRS_AT_A_TIME = 1024  # a training of seconds has no time to encode a full block
 SHARES: Mapping[str, float] = MappingProxyType({"vae": 0.2, "clip": 0.1, "vision": 0.2, "unet": 0.5})
 # About what one CPU core learns from in a second. Only the learning rate's way down depends on it: a faster
 # machine ends before its minutes are over, a slower one with a rate that has not quite come down.
@@ -66,7 +67,13 @@ def pretrain_miniature(work: Path, minutes: float, *, device: str = "cpu") -> Pa
     clip.cpu().save_pretrained(pipeline / "clip")
 
     unet = denoiser.train_denoiser(
-        Curriculum(corpus), pipeline, work, schedules["unet"], minutes=lasting["unet"], device=device
+        Curriculum(corpus),
+        pipeline,
+        work,
+        schedules["unet"],
+        minutes=lasting["unet"],
+        device=device,
+        pairs=PAIRS_AT_A_TIME,
     )
     denoiser.save_denoiser(unet, pipeline)
     return pipeline
