@@ -131,7 +131,8 @@ def _variants(path: Path) -> str:
 Each variant differs from what is shipped in one choice and was trained from scratch for
 {minutes} minutes of one core's time. The loss is the plain squared error of the predicted noise on held-out
 icons, with their captions and with captions of other icons; the difference is what was learnt from words.
-Again: `diffinv pretrain --stage ablation`.
+Minutes tell what learns fastest at first, not what is best after hours; what is shipped was chosen before
+this table was measured. Again: `diffinv pretrain --stage ablation`.
 
 {ablation.table(rows)}
 """
