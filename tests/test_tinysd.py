@@ -28,6 +28,7 @@ from diffinv.tinysd import (
     denoiser,
     embedded_datasets,
     pretrain,
+    stages,
     training_loop,
 )
 from diffinv.tinysd.captions import COLOURS, Corpus, draw_colour_pair, luminance
@@ -339,7 +340,7 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_unbroken_one(
 
 
 def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "ASSETS", tmp_path)
+    monkeypatch.setattr(stages, "ASSETS", tmp_path)
     quick = replace(card.SAMPLING, guidance_scale=2.0, num_inference_steps=2)
     monkeypatch.setattr(card, "SAMPLING", quick)
     monkeypatch.setattr(card, "FINE_SAMPLING", replace(quick, resolution=64))
@@ -428,7 +429,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
 def made_datasets(corpus_work, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("assets")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "ASSETS", folder)
+        patch.setattr(stages, "ASSETS", folder)
         pretrain_stage("datasets", corpus_work)
     return folder / "datasets"
 

@@ -1,0 +1,202 @@
+"""The stages in which TinySD is made: each reads what those before it left in a work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffinv.tinysd import (
+    ablation,
+    autoencoder,
+    card,
+    clip_stage,
+    denoiser,
+    embedded_datasets,
+    emoji6,
+    retrieval_pool,
+)
+from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.corpus import build_corpus
+from diffinv.tinysd.curriculum import ICONS_ALONE_SHARE, Curriculum, Mixture
+from diffinv.tinysd.emoji import build_emoji
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
+
+ASSETS = Path(__file__).parents[1] / "assets"
+RESOLUTION, FINE_RESOLUTION = 32, 64
+VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
+SCHEDULES = {
+    "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
+    "clip": Schedule(total_samples=140_000, batch_size=128, learning_rate=1e-3),
+    "vision": Schedule(total_samples=1_000_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
+    "unet": Schedule(total_samples=4_000_000, batch_size=64, learning_rate=2e-3, decay_share=0.4),
+    "unet64": Schedule(total_samples=400_000, batch_size=48, learning_rate=1e-3, decay_share=0.7),
+}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where one pre-training lives and what one call of it may use."""
+
+    work: Path
+    minutes: float
+    num_concepts: int
+    schedules: dict[str, Schedule]
+    device: str
+    package: Path | None
+    note: str = ""
+
+    @property
+    def pipeline(self) -> Path:
+        """The pipeline folder that the stages fill, in diffusers layout."""
+        return self.work / "tinysd"
+
+    def corpus(self, part: str = "train") -> Corpus:
+        """Read one part of the icons at the resolution of the first stages."""
+        return Corpus.load(self.work / "corpus", part, RESOLUTION)
+
+    def mixture(self, resolution: int = RESOLUTION, part: str = "train") -> Mixture:
+        """Read one part of the icons and emoji."""
+        return Mixture.load(self.work / "corpus", part, resolution)
+
+
+def run_corpus(settings: Pretraining) -> None:
+    """Fetch, draw and select the icons and the emoji."""
+    folder = settings.work / "corpus"
+    build_corpus(folder, num_concepts=settings.num_concepts, package=settings.package)
+    build_emoji(folder, package=settings.package)
+
+
+def run_vae(settings: Pretraining) -> TrainingRun:
+    """Train the autoencoder and write ``vae/``."""
+    mixture = replace(settings.mixture(), emoji_share=VAE_EMOJI_SHARE)
+    run = autoencoder.train_autoencoder(
+        mixture, settings.work, settings.schedules["vae"], minutes=settings.minutes, device=settings.device
+    )
+    autoencoder.finish_autoencoder(run, mixture.icons).save_pretrained(settings.pipeline / "vae")
+    return run
+
+
+def run_clip(settings: Pretraining) -> TrainingRun:
+    """Train the CLIP and write ``clip/``, ``text_encoder/`` and ``tokenizer/``."""
+    corpus = settings.corpus()
+    tokenizer = clip_stage.train_tokenizer(corpus)
+    run = clip_stage.train_clip(
+        corpus,
+        tokenizer,
+        settings.work,
+        settings.schedules["clip"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    clip_stage.save_clip(run, tokenizer, settings.pipeline)
+    return run
+
+
+def run_vision(settings: Pretraining) -> TrainingRun:
+    """Tune the image half to the locked text half and write ``clip/`` again."""
+    clip, tokenizer = clip_stage.load_clip_folder(settings.pipeline)
+    run = clip_stage.train_vision(
+        settings.corpus(),
+        tokenizer,
+        clip,
+        settings.work,
+        settings.schedules["vision"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    clip.load_state_dict(run.ema_state())
+    clip.cpu().save_pretrained(settings.pipeline / "clip")
+    return run
+
+
+def run_unet(settings: Pretraining) -> TrainingRun:
+    """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
+    schedule, mixture = settings.schedules["unet"], settings.mixture()
+    alone = round(ICONS_ALONE_SHARE * schedule.total_samples)
+    run = denoiser.train_denoiser(
+        Curriculum(mixture, mixture.icons, alone),
+        settings.pipeline,
+        settings.work,
+        schedule,
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    if rank() == 0:
+        denoiser.save_denoiser(run, settings.pipeline)
+    return run
+
+
+def run_unet64(settings: Pretraining) -> TrainingRun:
+    """Tune the denoiser to 64 px beside 32 px and write ``unet/`` again."""
+    run = denoiser.tune_denoiser(
+        Curriculum(settings.mixture()),
+        Curriculum(settings.mixture(FINE_RESOLUTION)),
+        settings.pipeline,
+        settings.work,
+        settings.schedules["unet64"],
+        minutes=settings.minutes,
+        device=settings.device,
+    )
+    if rank() == 0:
+        denoiser.save_denoiser(run, settings.pipeline, sample_size=16)
+    return run
+
+
+def run_ablation(settings: Pretraining) -> None:
+    """Train variants of the denoiser for ``--minutes`` of processor time each, for the card's table."""
+    ablation.ablate(
+        settings.mixture(),
+        settings.mixture(part="held_out"),
+        settings.pipeline,
+        settings.work / "ablation.csv",
+        minutes=settings.minutes,
+    )
+
+
+def run_datasets(settings: Pretraining) -> None:
+    """Write the embedded datasets, and the pool of KNN retrieval, that are made of icons and emoji."""
+    corpus, datasets = settings.work / "corpus", ASSETS / "datasets"
+    for name in ("icons10", "novel10"):
+        embedded_datasets.build(corpus, name, datasets / name)
+    emoji6.build(corpus, datasets / "emoji6")
+    retrieval_pool.build(corpus, datasets / "icons_pool")
+
+
+def run_card(settings: Pretraining) -> None:
+    """Measure the card's figures and ship the pipeline, in half precision, as the package's asset."""
+    card.ship(settings.work, settings.pipeline, ASSETS / "tinysd", settings.schedules, settings.note)
+
+
+STAGES: dict[str, Callable[[Pretraining], object]] = {
+    "corpus": run_corpus,
+    "vae": run_vae,
+    "clip": run_clip,
+    "vision": run_vision,
+    "unet": run_unet,
+    "unet64": run_unet64,
+    "ablation": run_ablation,
+    "datasets": run_datasets,
+    "card": run_card,
+}
+TRAINED = tuple(SCHEDULES)
+RECIPE = tuple(stage for stage in STAGES if stage != "ablation")  # a measurement, no part of the making
+BUILDS_ON = {
+    "vae": ("corpus",), "clip": ("corpus",), "vision": ("corpus", "clip"), "unet": ("corpus", "vae", "clip"),
+    "unet64": ("corpus", "unet"), "ablation": ("corpus", "vae", "clip"),
+    "datasets": ("corpus",), "card": ("corpus", "vae", "clip", "unet"),
+}  # fmt: skip
+# The file in the work folder that a stage writes last.
+PROOF = {
+    "corpus": "corpus/emoji.json", "vae": "tinysd/vae/config.json",
+    "clip": "tinysd/tokenizer/tokenizer.json", "vision": "vision.json", "unet": "tinysd/model_index.json",
+}  # fmt: skip
+
+
+def check_forerunners(stage: str, work: Path) -> None:
+    """Raise ValueError, naming what to run first, unless ``work`` has all that ``stage`` builds on."""
+    for earlier in BUILDS_ON.get(stage, ()):
+        if not (work / PROOF[earlier]).is_file():
+            raise ValueError(
+                f"{work} lacks the {earlier} stage, which {stage} builds on: run --stage {earlier} first."
+            )
