@@ -103,6 +103,7 @@ TINY = Profile(
     inversion=Inversion(steps_per_image=100, learning_rate=0.1),
     sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
+    lecf_lesson=LECFLesson(images_per_real_grid=(1, 4)),
     generator_lesson=GeneratorLesson(
         search_every_dataset=False,
         # The smallest with which the GAN's samples were seen to take the shapes of their classes.
