@@ -18,7 +18,8 @@ ARGS ?=
 # Keeps what the notebooks under test write, their cache included, out of the checkout and out of the user's cache.
 NBVAL := build/nbval
 NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEADLESS=1 DIFFINV_CACHE=$(abspath $(NBVAL))/cache
-NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+NBVAL_FLAGS := $(PARALLEL) --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
 .PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
 
@@ -40,7 +41,7 @@ reproduce: $(STAMP)
 test: test-package test-notebooks test-golden
 
 test-package: $(STAMP)
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(PARALLEL)
 
 # Every cell of every notebook runs without an exception; their asserts say what must hold.
 test-notebooks: $(STAMP)

@@ -345,6 +345,8 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     monkeypatch.setattr(card, "SAMPLING", quick)
     monkeypatch.setattr(card, "FINE_SAMPLING", replace(quick, resolution=64))
     monkeypatch.setattr(card, "INVERSION_TEST", card_inversion.QUICK)
+    for name in ("denoising_loss_by_timestep", "reconstruction_psnr"):
+        monkeypatch.setattr(card, name, partial(getattr(card, name), count=16))
     monkeypatch.setattr(card, "speed", partial(card.speed, count=2, repeats=1))
     pretrain_stage("card", work)
     record = json.loads((tmp_path / "tinysd" / "card.json").read_text())
@@ -362,6 +364,8 @@ def test_variants_are_trained_once_each_and_compared_on_held_out_icons(work, tmp
         name: replace(ablation.VARIANTS[name], schedule=replace(ablation.SCHEDULE, batch_size=8))
         for name in names
     }
+    few = partial(ablation.mean_denoising_loss, count=16)
+    monkeypatch.setattr(ablation, "mean_denoising_loss", few)
     monkeypatch.setattr(ablation, "ablate", partial(ablation.ablate, variants=variants))
     path = work / "ablation.csv"
     try:

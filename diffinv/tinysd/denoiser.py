@@ -169,20 +169,26 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int =
 
 
 def denoising_loss_by_timestep(
-    pipeline_folder: Path, source: PairSource, *, levels: tuple[int, ...] = (50, 250, 500, 750, 950)
+    pipeline_folder: Path,
+    source: PairSource,
+    *,
+    levels: tuple[int, ...] = (50, 250, 500, 750, 950),
+    count: int = 256,
 ) -> dict[str, float]:
     """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
 
     At the resolution of ``source``.
     """
     unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
-    losses = _losses(unet, pipeline_folder, source, levels, count=256, swapped=False)
+    losses = _losses(unet, pipeline_folder, source, levels, count=count, swapped=False)
     return {str(level): loss for level, loss in losses.items()}
 
 
-def mean_denoising_loss(unet: Any, pipeline_folder: Path, source: PairSource, *, swapped: bool) -> float:
+def mean_denoising_loss(
+    unet: Any, pipeline_folder: Path, source: PairSource, *, swapped: bool, count: int = 512
+) -> float:
     """Mean over the timesteps from 50 to 950; ``swapped`` gives every image another image's caption."""
-    losses = _losses(unet, pipeline_folder, source, tuple(range(50, 1000, 100)), count=512, swapped=swapped)
+    losses = _losses(unet, pipeline_folder, source, tuple(range(50, 1000, 100)), count=count, swapped=swapped)
     return float(np.mean(list(losses.values())))
 
 
