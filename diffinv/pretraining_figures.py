@@ -32,7 +32,7 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> 
     """
     every = list(dict.fromkeys(stage for log in logs.values() for stage in log["stage"]))
     stages = [*(stage for stage in STAGES if stage in every), *(s for s in every if s not in STAGES)]
-    columns = min(len(stages), 4)
+    columns = len(stages) if len(stages) < 5 else 3
     lines = -(-len(stages) // columns)
     fig, axes = plt.subplots(lines, columns, figsize=(width, 2.4 * lines + 0.3), squeeze=False)
     for ax in axes.flat[len(stages) :]:

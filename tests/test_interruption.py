@@ -63,6 +63,7 @@ class Run:
         return cells
 
 
+@pytest.mark.timeout(900)  # six kernels, which other work on the machine slows down
 def test_a_run_killed_in_two_lessons_ends_with_the_rows_of_an_unbroken_one(tmp_path):
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()
