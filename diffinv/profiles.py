@@ -105,7 +105,7 @@ TINY = Profile(
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
     lecf_lesson=LECFLesson(images_per_real_grid=(1, 4)),
     generator_lesson=GeneratorLesson(
-        search_every_dataset=False,
+        search_seeds=1,
         # The smallest with which the GAN's samples were seen to take the shapes of their classes.
         gan=GANTraining(optimiser_steps=1000, batch_size=32, channels=16, ema_decay=0.995),
         latent_inversion=LatentInversion(steps_per_image=100),
