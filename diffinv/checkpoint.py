@@ -34,6 +34,7 @@ PINNED_REVISIONS = {
     "stabilityai/stable-diffusion-2-1": "5cae40e6a2745ae2b01ad92ae5043f95f23644d6",
     "stabilityai/stable-diffusion-2-1-base": "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06",
     "nota-ai/bk-sdm-small": "572238db7ed3a10858900803f3fc8cca53e893e0",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
 }
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")

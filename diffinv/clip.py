@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from diffinv.checkpoint import EMBEDDED, CheckpointError, quiet_loading
+from diffinv.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, quiet_loading
 from diffinv.diffusion import best_device
 
 Features = Float[Tensor, "item feature"]
@@ -95,14 +95,18 @@ class FrozenClip:
 def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None = None) -> FrozenClip:
     """Load a frozen CLIP: that of "tinysd", a folder, or a hub id such as "openai/clip-vit-base-patch32".
 
-    A folder holds clip/ and tokenizer/, or all files itself. Only safetensors weights are read.
+    A folder holds clip/ and tokenizer/, or all files itself. Only safetensors weights are read; the paper's
+    CLIP has a pinned commit of the hub, as the well-known Stable Diffusions have.
     CheckpointError, one sentence, where that is not possible.
     """
     place, tokenizer = _find(name)
+    revision = PINNED_REVISIONS.get(str(name))
     with quiet_loading():
         try:
-            model = CLIPModel.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
-            words = CLIPTokenizer.from_pretrained(tokenizer)
+            model = CLIPModel.from_pretrained(
+                place, revision=revision, use_safetensors=True, dtype=torch.float32
+            )
+            words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise CheckpointError(

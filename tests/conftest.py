@@ -97,3 +97,11 @@ def make_toy_images():
         sources=None,
         provenance={"name": "toy"},
     )
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """A hub that cannot be reached, and an empty folder of what was downloaded from it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"

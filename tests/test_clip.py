@@ -1,14 +1,15 @@
 """FrozenClip against transformers' own CLIPModel and CLIPProcessor arithmetic, on a small random model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import build_tokenizer
+from checkpoints import build_tokenizer, downloaded
 from transformers import CLIPConfig, CLIPModel
 
-from diffinv.checkpoint import CheckpointError
+from diffinv.checkpoint import PINNED_REVISIONS, CheckpointError
 from diffinv.clip import load_clip
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -84,6 +85,17 @@ def test_without_a_preprocessor_the_statistics_are_those_of_openai(folder, tmp_p
     plain = load_clip(tmp_path, device="cpu")
     assert plain.image_mean.flatten().tolist() == pytest.approx([0.48145466, 0.4578275, 0.40821073])
     assert plain.image_std.flatten().tolist() == pytest.approx([0.26862954, 0.26130258, 0.27577711])
+
+
+def test_a_downloaded_copy_of_the_pinned_commit_needs_no_hub(hub_cache, folder, clip):
+    name = "openai/clip-vit-large-patch14"
+    with pytest.raises(CheckpointError, match=name):
+        load_clip(name)
+    commit = downloaded(hub_cache, name, PINNED_REVISIONS[name])
+    for part in ("clip", "tokenizer"):
+        shutil.copytree(folder / part, commit, dirs_exist_ok=True)
+    features = load_clip(name, device="cpu").text_features(["a heart"])
+    torch.testing.assert_close(features, clip.text_features(["a heart"]))
 
 
 def test_missing_and_foreign_folders_are_refused_in_one_sentence(clip, images, tmp_path):

@@ -165,14 +165,6 @@ def test_what_is_learned_stays_in_float32_beside_a_half_precision_network(
     assert images.dtype == np.uint8 and images.std() > 0
 
 
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch) -> Path:
-    """A hub that cannot be reached, and an empty folder of what was downloaded from it."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
 def test_a_downloaded_copy_of_the_pinned_commit_needs_no_hub(hub_cache, sd1):
     name = "CompVis/stable-diffusion-v1-4"
     assert "hub" in refusal(name)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffinv.cache import write_atomically
+from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, Mixture
 from diffinv.tinysd.denoiser import DenoisingLoss, mean_denoising_loss, new_denoiser
 from diffinv.tinysd.encoded_pairs import EncodedBlocks
@@ -37,6 +38,7 @@ class Variant:
     network: Mapping[str, Any] = field(default_factory=dict)  # what differs from the shipped U-Net
     snr_bounds: tuple[float, float] = (0.2, 5.0)
     passes_per_block: int = 3
+    num_tokens: int = MAX_TOKENS  # of the encoded caption that the U-Net attends to
     emoji: bool = False  # beside the icons, from the first sample on
 
 
@@ -51,6 +53,7 @@ VARIANTS: Mapping[str, Variant] = {
     "width 64-128-192": Variant(network={"block_out_channels": (64, 128, 192)}),
     "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, 5.0)),
     "no min-SNR weights": Variant(snr_bounds=(0.0, float("inf"))),
+    "8 tokens of text": Variant(num_tokens=8),
     "latents encoded for each step": Variant(passes_per_block=1),
     "emoji from the start": Variant(emoji=True),
 }
@@ -98,12 +101,15 @@ def _train(
         def loss_function(
             network: nn.Module, generator: np.random.Generator, noise: torch.Generator
         ) -> Tensor:
-            return loss(network, blocks.batch(run.samples, batch_size), generator, noise)
+            latents, embeddings = blocks.batch(run.samples, batch_size)
+            return loss(network, (latents, embeddings[:, : variant.num_tokens]), generator, noise)
 
         run.run(loss_function, minutes=minutes, save_every_seconds=float("inf"))
     unet.load_state_dict(run.ema_state())
     own, other = (
-        mean_denoising_loss(unet.eval(), pipeline_folder, held_out.icons, swapped=swapped)
+        mean_denoising_loss(
+            unet.eval(), pipeline_folder, held_out.icons, swapped=swapped, num_tokens=variant.num_tokens
+        )
         for swapped in (False, True)
     )
     return {

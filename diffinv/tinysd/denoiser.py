@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffinv.randomness import stream
+from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, PairSource
 from diffinv.tinysd.encoded_pairs import PAIRS_PER_BLOCK, EncodedBlocks, PairEncoder
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation, world_size
@@ -185,10 +186,19 @@ def denoising_loss_by_timestep(
 
 
 def mean_denoising_loss(
-    unet: Any, pipeline_folder: Path, source: PairSource, *, swapped: bool, count: int = 512
+    unet: Any,
+    pipeline_folder: Path,
+    source: PairSource,
+    *,
+    swapped: bool,
+    num_tokens: int = MAX_TOKENS,
+    count: int = 512,
 ) -> float:
     """Mean over the timesteps from 50 to 950; ``swapped`` gives every image another image's caption."""
-    losses = _losses(unet, pipeline_folder, source, tuple(range(50, 1000, 100)), count=count, swapped=swapped)
+    levels = tuple(range(50, 1000, 100))
+    losses = _losses(
+        unet, pipeline_folder, source, levels, count=count, swapped=swapped, num_tokens=num_tokens
+    )
     return float(np.mean(list(losses.values())))
 
 
@@ -201,11 +211,13 @@ def _losses(
     *,
     count: int,
     swapped: bool,
+    num_tokens: int = MAX_TOKENS,
 ) -> dict[int, float]:
     images, captions, _ = source.draw(np.random.default_rng(3), count)
     if swapped:
         captions = captions[1:] + captions[:1]
     latents, embeddings = PairEncoder(pipeline_folder)(images, captions)
+    embeddings = embeddings[:, :num_tokens]
     scheduler, losses = new_scheduler(), {}
     for level in levels:
         noise = torch.randn(latents.shape, generator=stream(0, "loss", level))
