@@ -100,7 +100,7 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     CheckpointError, one sentence, where that is not possible.
     """
     place, tokenizer = _find(name)
-    revision = PINNED_REVISIONS.get(str(name))
+    revision = PINNED_REVISIONS.get(str(name), "main")
     with quiet_loading():
         try:
             model = CLIPModel.from_pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ COLOURS: dict[str, tuple[tuple[float, float] | None, tuple[float, float], tuple[
 MIN_LUMINANCE_DIFFERENCE = 0.3
 EMPTY_CAPTION_SHARE = 0.1
 WORD_DROP_SHARE = 0.25
+ShapeVariation = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of masks uint8 [n, h, w]
 
 
 def draw_colour(generator: np.random.Generator, name: str) -> np.ndarray:
@@ -105,11 +107,17 @@ class Corpus:
         return self.icons["concept"].value_counts().index.tolist()
 
     def draw(
-        self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0
+        self,
+        generator: np.random.Generator,
+        count: int,
+        *,
+        plain_share: float = 0.0,
+        vary: ShapeVariation | None = None,
     ) -> tuple[np.ndarray, list[str], np.ndarray]:
         """Draw pairs: images ``float32 [count, h, w, 3]`` in [0, 1], captions, and rows of ``icons``.
 
-        ``plain_share`` of them are white on black or black on white, as most icons are.
+        ``plain_share`` of them are white on black or black on white, as most icons are; ``vary`` changes the
+        masks before they are painted.
         """
         rows = generator.integers(len(self.icons), size=count)
         fronts, backs, captions = [], [], []
@@ -119,4 +127,5 @@ class Corpus:
             fronts.append(front)
             backs.append(back)
             captions.append(caption(generator, concept, style, front_name, back_name))
-        return colour_in(self.masks[rows], np.stack(fronts), np.stack(backs)), captions, rows
+        masks = self.masks[rows] if vary is None else vary(self.masks[rows], generator)
+        return colour_in(masks, np.stack(fronts), np.stack(backs)), captions, rows

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.shape_variation import vary_shapes
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 MAX_TOKENS = 16
@@ -170,7 +171,9 @@ def train_vision(
 
     Captions of one batch differ in their colours, which is enough to tell them apart: the joint stage learns
     colours and leaves shapes alone. Here each image also has to be told from every concept, and comes in
-    white on black first: random colours from the start hide the shapes for very long.
+    white on black first: random colours from the start hide the shapes for very long. Shapes are varied, or
+    the image half learns the training sets' icons by heart: without it, 87 % of these were named right and
+    68 % of held-out ones.
     """
     clip.text_model.requires_grad_(False)
     clip.text_projection.requires_grad_(False)
@@ -181,10 +184,11 @@ def train_vision(
     number_of = {concept: number for number, concept in enumerate(concepts)}
 
     def loss_function(network: Any, generator: np.random.Generator, _: torch.Generator) -> Tensor:
-        images, captions, rows = corpus.draw(generator, schedule.batch_size)
+        images, captions, rows = corpus.draw(generator, schedule.batch_size, vary=vary_shapes)
         coloured_share = run.samples / (COLOUR_RAMP_SHARE * schedule.total_samples)
         plain = generator.random(len(rows)) >= coloured_share
-        images[plain] = corpus.masks[rows[plain]][..., None] / np.float32(255)
+        if plain.any():
+            images[plain] = vary_shapes(corpus.masks[rows[plain]], generator)[..., None] / np.float32(255)
         captions = [
             f"a white {name} icon on black" if white else caption
             for name, caption, white in zip(corpus.icons["concept"].iloc[rows], captions, plain, strict=True)
