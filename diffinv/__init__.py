@@ -44,8 +44,9 @@ _HOME_OF = {
     "dataset_card": "datasets",
     "denoising_steps": "sampling",
     "estimate": "work_estimate",
+    "inversion_path": "cached_inversion",
     "inversion_steps": "inversion",
-    "invert": "inversion",
+    "invert": "cached_inversion",
     "load_dataset": "datasets",
     "load_diffusion": "diffusion",
     "load_profile": "profiles",
@@ -87,6 +88,7 @@ __all__ = [
     "dataset_card",
     "denoising_steps",
     "estimate",
+    "inversion_path",
     "inversion_steps",
     "invert",
     "load_dataset",
@@ -115,11 +117,12 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from diffinv.adversarial import GANTraining, LatentInversion
+    from diffinv.cached_inversion import inversion_path, invert
     from diffinv.classifiers.training import Training, train_classifier, training_steps
     from diffinv.datasets import LabelledImages, dataset_card, load_dataset
     from diffinv.diffusion import FrozenDiffusion, load_diffusion
     from diffinv.embeddings import EmbeddingStore
-    from diffinv.inversion import Inversion, inversion_steps, invert
+    from diffinv.inversion import Inversion, inversion_steps
     from diffinv.memory import MemorySettings, Workload
     from diffinv.perturbation import Perturbation
     from diffinv.profiles import load_profile

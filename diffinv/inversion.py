@@ -1,22 +1,16 @@
 """Stage 1: learn the conditioning vectors of each image under the model's own training loss (section 3.1)."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffinv.cache import content_key, default_cache_dir, provenance
 from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion
-from diffinv.embeddings import EmbeddingStore
-from diffinv.inversion_cache import InversionCache
-from diffinv.progress import progress as progress_bar
 from diffinv.randomness import stream
 
 Initialisation = Literal["normal", "class_prompt", "mean_prompt"]
@@ -70,45 +64,6 @@ class InversionStep:
     step: int  # updates done, from 1
     losses: Float[Tensor, " image"]  # before this update
     embeddings: Float[Tensor, "image token channel"]  # after this update; a copy
-
-
-def invert(
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    settings: Inversion = Inversion(),
-    *,
-    cache_dir: Path | None = None,
-    progress: bool = True,
-) -> EmbeddingStore:
-    """Learn, or take from the cache, the vectors of every image.
-
-    The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if
-    they start from it); to float tolerance, not on the other images. Each finished group of `batch_size`
-    images is cached at once: an interrupted run loses one group, and a subset of the images is free.
-    Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
-    """
-    check_invertible(diffusion, real, settings)
-    cache = InversionCache(_cache_folder(diffusion, real, settings, cache_dir or default_cache_dir()))
-    keys = _image_keys(real, settings)
-    # Groups are cut by position before looking into the cache: a resumed run has the groups of the first
-    # one, and with them its very bits.
-    positions = range(len(real))
-    groups = [positions[start : start + settings.batch_size] for start in positions[:: settings.batch_size]]
-    missing = [[index for index in group if keys[index] not in cache] for group in groups]
-    missing = [group for group in missing if group]
-    steps = _fill(cache, diffusion, real, settings, keys, missing)
-    total = len(missing) * settings.steps_per_image
-    for _ in progress_bar(steps, total=total, desc="inversion", enabled=progress and total > 0):
-        pass
-    embeddings, losses = cache.read(keys)
-    return EmbeddingStore(
-        embeddings=embeddings,
-        labels=torch.tensor(real.labels, dtype=torch.int64),
-        class_names=tuple(real.class_names),
-        ids=tuple(real.ids),
-        losses=losses,
-        provenance={**_provenance(diffusion, real, settings), "learning_seconds": cache.seconds(keys)},
-    )
 
 
 def inversion_steps(
@@ -180,31 +135,6 @@ def draw_chunk(
     return torch.stack(noises), torch.stack(timesteps)
 
 
-def _fill(
-    cache: InversionCache,
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    settings: Inversion,
-    keys: Sequence[str],
-    groups: Sequence[Sequence[int]],
-) -> Iterator[InversionStep]:
-    """Learn the vectors of the groups and cache each as it is finished."""
-    tail = max(1, settings.steps_per_image // 10)
-    for group in groups:
-        losses, started = [], time.perf_counter()
-        for step in inversion_steps(diffusion, real.subset(group), settings):
-            losses.append(step.losses)
-            yield step
-        mean_loss = torch.stack(losses[-tail:]).mean(dim=0)
-        cache.write(
-            [keys[index] for index in group],
-            step.embeddings,
-            mean_loss,
-            _provenance(diffusion, real, settings),
-            time.perf_counter() - started,
-        )
-
-
 def initial_embeddings(
     diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion
 ) -> Float[Tensor, "image token channel"]:
@@ -242,36 +172,3 @@ def check_finite(losses: Tensor, embeddings: Tensor, ids: Sequence[str], step: i
             f"the inversion of image {culprit!r} is no longer finite after {step} updates: lower "
             "learning_rate, or load the model as torch.bfloat16 or torch.float32; finished groups are cached."
         )
-
-
-def _cache_folder(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, cache_dir: Path
-) -> Path:
-    # The batch size is no part of it: it does not change the vectors.
-    recipe = content_key(
-        RECIPE, diffusion.fingerprint, str(diffusion.dtype), replace(settings, batch_size=1), real.resolution
-    )
-    return Path(cache_dir) / "inversion" / recipe
-
-
-def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:
-    prompts: list[str | tuple[str, ...]] = [""] * len(real)
-    if settings.initialisation == "class_prompt":
-        prompts = [real.class_names[label] for label in real.labels]
-    elif settings.initialisation == "mean_prompt":
-        prompts = [tuple(real.class_names)] * len(real)
-    return [
-        content_key(image_id, pixels, prompt)
-        for image_id, pixels, prompt in zip(real.ids, real.images, prompts, strict=True)
-    ]
-
-
-def _provenance(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion) -> dict:
-    return provenance(
-        model=diffusion.name,
-        model_fingerprint=diffusion.fingerprint,
-        resolution=real.resolution,
-        dtype=str(diffusion.dtype),
-        device=str(diffusion.device),
-        settings=asdict(settings),
-    )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from diffinv.cache import provenance, write_json
+from diffinv.cached_inversion import invert
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.embeddings import EmbeddingStore
-from diffinv.inversion import invert
 from diffinv.perturbation import Perturbation, conditioning_for, unconditional_embedding
 from diffinv.profiles import Profile, load_profile
 from diffinv.randomness import stream

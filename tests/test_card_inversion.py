@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffinv.cached_inversion import invert
 from diffinv.checkpoint import EMBEDDED
 from diffinv.clip import load_clip
 from diffinv.datasets import load_dataset
 from diffinv.diffusion import load_diffusion
 from diffinv.held_out import held_out_loss
-from diffinv.inversion import initial_embeddings, invert
+from diffinv.inversion import initial_embeddings
 from diffinv.tinysd.card_inversion import (
     QUICK,
     InversionTest,

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from benchmarks.gpu_throughput import main as measure_throughput
+from diffinv.cached_inversion import invert
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.embeddings import EmbeddingStore
-from diffinv.inversion import Inversion, invert
+from diffinv.inversion import Inversion
 from diffinv.sampling import Sampling
 from diffinv.synthesizers import DiffusionInversion
 from diffinv.work_estimate import Estimate, StageEstimate, embedding_bytes, estimate

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from diffinv.cached_inversion import invert
 from diffinv.held_out import held_out_loss
-from diffinv.inversion import Inversion, invert
+from diffinv.inversion import Inversion
 from diffinv.randomness import stream
 
 

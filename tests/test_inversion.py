@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from checkpoints import build_pipeline, write_checkpoint
 
+from diffinv.cached_inversion import inversion_path, invert
 from diffinv.diffusion import load_diffusion
 from diffinv.inversion import (
     STEPS_PER_CHUNK,
@@ -23,7 +24,6 @@ from diffinv.inversion import (
     denoising_losses,
     draw_chunk,
     inversion_steps,
-    invert,
 )
 
 QUICK = Inversion(num_tokens=2, steps_per_image=8, batch_size=4)
@@ -240,6 +240,33 @@ def test_what_is_learned_once_is_not_learned_again(tiny_diffusion, toy_images, u
     assert unet_calls == [2] * 8
 
 
+def test_a_path_gives_at_each_stop_what_inverting_so_far_gives(
+    tiny_diffusion, toy_images, unet_calls, tmp_path
+):
+    real, stops = toy_images.subset([0, 1, 2, 3, 4]), (1, 3, 8)
+    path = inversion_path(tiny_diffusion, real, QUICK, [8, 1, 3])
+    assert unet_calls == [4] * 8 + [1] * 8, "learned in one go"
+    assert list(path) == [1, 3, 8]
+    unet_calls.clear()
+    for stop in stops:
+        kept = invert(tiny_diffusion, real, replace(QUICK, steps_per_image=stop))
+        assert unet_calls == []
+        alone = invert(tiny_diffusion, real, replace(QUICK, steps_per_image=stop), cache_dir=tmp_path)
+        unet_calls.clear()
+        for store in (path[stop], kept):
+            assert torch.equal(store.embeddings, alone.embeddings)
+            assert torch.equal(store.losses, alone.losses)
+            assert store.provenance["settings"] == alone.provenance["settings"]
+    inversion_path(tiny_diffusion, real, QUICK, (3, 5))
+    assert unet_calls == [4] * 5 + [1] * 5, "learned again where one stop is missing, no further than it"
+
+
+def test_a_path_needs_a_number_of_updates(tiny_diffusion, toy_images):
+    for updates in ((), (0, 3)):
+        with pytest.raises(ValueError, match="give at least one number, each of at least 1"):
+            inversion_path(tiny_diffusion, toy_images, QUICK, updates)
+
+
 def test_whatever_changes_the_vectors_is_learned_anew(tiny_diffusion, toy_images, unet_calls):
     real = toy_images.subset([0])
     invert(tiny_diffusion, real, QUICK)
@@ -299,7 +326,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import make_toy_images
 from diffinv.diffusion import load_diffusion
-from diffinv.inversion import Inversion, invert
+from diffinv.cached_inversion import invert
+from diffinv.inversion import Inversion
 model = load_diffusion({checkpoint!r}, device="cpu")
 settings = Inversion(num_tokens=2, steps_per_image=30, batch_size=3)
 invert(model, make_toy_images().subset(range(12)), settings, cache_dir=Path({cache!r}))

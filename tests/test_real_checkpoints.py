@@ -18,9 +18,10 @@ from original_layout import write_single_file
 from safetensors.torch import save_file
 
 import diffinv
+from diffinv.cached_inversion import invert
 from diffinv.checkpoint import COMPONENTS, PINNED_REVISIONS, CheckpointError, weights_variant
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
-from diffinv.inversion import Inversion, inversion_steps, invert
+from diffinv.inversion import Inversion, inversion_steps
 from diffinv.memory import MemorySettings
 from diffinv.randomness import stream
 from diffinv.sampling import Sampling, sample

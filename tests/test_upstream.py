@@ -16,8 +16,9 @@ from scipy import stats
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffinv import DiffusionInversion, Inversion, LabelledImages, Perturbation, Sampling, Training
+from diffinv.cached_inversion import invert
 from diffinv.classifiers import train_classifier
-from diffinv.inversion import draw_chunk, invert
+from diffinv.inversion import draw_chunk
 from diffinv.upstream import (
     UPSTREAM,
     Switches,

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from diffinv.cached_inversion import invert
 from diffinv.compute_cost import Stage
 from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion
-from diffinv.inversion import Inversion, invert
+from diffinv.inversion import Inversion
 from diffinv.perturbation import Perturbation, conditioning_for, require_partners, unconditional_embedding
 from diffinv.randomness import stream
 from diffinv.sampling import Sampling, prepare_scheduler, sample

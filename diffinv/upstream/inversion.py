@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffinv.cache import content_key, default_cache_dir, provenance
+from diffinv.cached_inversion import invert
 from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion
 from diffinv.embeddings import EmbeddingStore
@@ -24,7 +25,6 @@ from diffinv.inversion import (
     denoising_losses,
     draw_chunk,
     initial_embeddings,
-    invert,
 )
 from diffinv.inversion_cache import InversionCache
 from diffinv.progress import progress as progress_bar
