@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     doctor = verbs.add_parser("doctor", help="say what is installed here, and whether it is complete")
     doctor.set_defaults(verb=_doctor)
+    findings = verbs.add_parser("findings", help="say what the notebooks that have run found, claim by claim")
+    findings.add_argument("folder", nargs="?", default="figures", help="an output folder of reproduce")
+    findings.set_defaults(verb=_findings)
     verbs.add_parser("pretrain", help="make the embedded model again (see diffinv pretrain --help)")
     return parser
 
@@ -278,6 +281,13 @@ def _doctor(options: argparse.Namespace) -> int:
         mark = "ok " if finding.ok else "BAD"
         sys.stdout.write(f"{mark}  {finding.name:<{width}}  {finding.value}\n")
     return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _findings(options: argparse.Namespace) -> int:
+    from diffinv.findings import findings
+
+    sys.stdout.write(findings(options.folder) + "\n")
+    return 0
 
 
 def _pretrain(arguments: list[str]) -> int:
