@@ -181,7 +181,7 @@ def _draw_samples(diffusion: FrozenDiffusion, target: Path, name: str, sampling:
         diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
     )
     grid = images.reshape(len(SHOWN_PROMPTS), columns, *images.shape[1:])
-    figure, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(5.9, 6.4), layout="compressed")
     image_grid(ax, grid, row_labels=list(SHOWN_PROMPTS))
     save_figure(figure, name, pd.DataFrame({"prompt": SHOWN_PROMPTS}), target)
 
