@@ -54,7 +54,9 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> 
 
 def _plain_numbers(ax: Axes) -> None:
     """Few ticks, written out: a log axis that spans less than a decade has none, or far too many."""
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_ylim()
+    subs = (1, 2, 5) if high > 3 * low else tuple(range(1, 10))
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=subs))
     ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())

@@ -16,9 +16,10 @@ def headless() -> bool:
 def progress(
     iterable: Iterable[Item], total: int | None = None, desc: str = "", *, enabled: bool = True
 ) -> Iterator[Item]:
-    """Iterate with a bar: a widget in a live notebook, text in a terminal, a line every 10 s when headless.
+    """Iterate with a bar: a widget in a live notebook, text in a terminal; headless, a line every 10 s.
 
-    `tqdm.auto` alone freezes at 0 % in papermill's logs, and a text bar stores one output per refresh.
+    `tqdm.auto` alone freezes at 0 % in papermill's logs, and a text bar stores one output per refresh;
+    what is done within 10 s leaves no line.
     """
     if not enabled:
         yield from iterable
@@ -26,7 +27,7 @@ def progress(
     if headless():
         from tqdm import tqdm
 
-        bar = tqdm(iterable, total=total, desc=desc, file=sys.stdout, mininterval=10, ascii=True)
+        bar = tqdm(iterable, total=total, desc=desc, file=sys.stdout, mininterval=10, delay=10, ascii=True)
     else:
         from tqdm.auto import tqdm as tqdm_auto
 
