@@ -19,6 +19,7 @@ from benchmarks.gpu_throughput import networks
 from diffinv.cache import write_atomically
 from diffinv.classifiers.architectures import build_classifier
 from diffinv.datasets import dataset_card
+from diffinv.markdown import markdown_table
 from diffinv.memory import Workload, memory_need, memory_settings_for
 from diffinv.profiles import Profile, load_profile
 
@@ -94,10 +95,11 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
 
 def markdown(profile: Profile, table: pd.DataFrame) -> list[str]:
     """Lesson 03, dataset by dataset, as the lines of a table."""
-    lines = [
-        "| dataset | settings | side | real | samples | inversion | sampling | classifiers | hours | disk |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = (
+        "dataset", "settings", "side", "real", "samples", "inversion", "sampling", "classifiers", "hours",
+        "disk",
+    )  # fmt: skip
+    lines = []
     for row in table[table["lesson"] == "03"].itertuples():
         hours = (row.inversion_hours, row.sampling_hours, row.training_hours, row.hours)
         cells = [
@@ -109,8 +111,8 @@ def markdown(profile: Profile, table: pd.DataFrame) -> list[str]:
             *(f"{each:.0f} h" if each >= 1 else f"{each:.1f} h" for each in hours),
             f"{row.disk_gib:.1f} GiB",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return markdown_table(columns, lines).splitlines()
 
 
 @cache

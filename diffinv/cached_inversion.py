@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,16 +81,18 @@ def inversion_path(
     total = len(missing) * settings.steps_per_image
     for _ in progress_bar(steps, total=total, desc="inversion", enabled=progress and total > 0):
         pass
-    return {after: _stored(caches[after], diffusion, real, stop, keys) for after, stop in stops.items()}
+    stores = {}
+    for after, stop in stops.items():
+        record = inversion_record(diffusion, real, stop)
+        record["learning_seconds"] = caches[after].seconds(keys)
+        stores[after] = stored_vectors(caches[after], real, keys, record)
+    return stores
 
 
-def _stored(
-    cache: InversionCache,
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    settings: Inversion,
-    keys: Sequence[str],
+def stored_vectors(
+    cache: InversionCache, real: LabelledImages, keys: Sequence[str], record: dict
 ) -> EmbeddingStore:
+    """The cached vectors of these images, each under its key, with `record` as their provenance."""
     embeddings, losses = cache.read(keys)
     return EmbeddingStore(
         embeddings=embeddings,
@@ -97,7 +100,7 @@ def _stored(
         class_names=tuple(real.class_names),
         ids=tuple(real.ids),
         losses=losses,
-        provenance={**_provenance(diffusion, real, settings), "learning_seconds": cache.seconds(keys)},
+        provenance=record,
     )
 
 
@@ -123,7 +126,7 @@ def _fill(
                 [keys[index] for index in group],
                 step.embeddings,
                 torch.stack(losses[-tail:]).mean(dim=0),
-                _provenance(diffusion, real, replace(settings, steps_per_image=step.step)),
+                inversion_record(diffusion, real, replace(settings, steps_per_image=step.step)),
                 time.perf_counter() - started,
             )
 
@@ -150,7 +153,10 @@ def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:
     ]
 
 
-def _provenance(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion) -> dict:
+def inversion_record(
+    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, **more: Any
+) -> dict:
+    """Where vectors come from: model, resolution, precision, device, settings, and `more`."""
     return provenance(
         model=diffusion.name,
         model_fingerprint=diffusion.fingerprint,
@@ -158,4 +164,5 @@ def _provenance(diffusion: FrozenDiffusion, real: LabelledImages, settings: Inve
         dtype=str(diffusion.dtype),
         device=str(diffusion.device),
         settings=asdict(settings),
+        **more,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffinv.cache import ArtefactError
+from diffinv.markdown import markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +40,12 @@ def accuracy_table(folder: str | Path = "figures") -> str:
         f"real + {most} samples": ("real + DI", most),
     }
     found = rows.set_index(["dataset", "condition", "images_per_real"])
-    lines = [_line("dataset", *columns), _line(*["---"] * (1 + len(columns)))]
+    lines = []
     for dataset in rows["dataset"].unique():
         cells = (found.loc[(dataset, *column)] for column in columns.values())
         intervals = (f"{100 * c['mean']:.1f} % [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells)
-        lines.append(_line(dataset, *intervals))
-    return "\n".join(lines)
+        lines.append([dataset, *intervals])
+    return markdown_table(["dataset", *columns], lines)
 
 
 def claims_table(folder: str | Path = "figures") -> str:
@@ -57,10 +58,9 @@ def claims_table(folder: str | Path = "figures") -> str:
     rows = pd.concat(judged, ignore_index=True)
     datasets = list(dict.fromkeys(rows["dataset"]))
     cells = {(row.claim, row.dataset): _verdict(row) for row in rows.itertuples()}
-    lines = [_line("claim of the paper", *datasets), _line(*["---"] * (1 + len(datasets)))]
     claims = sorted(dict.fromkeys(rows["claim"]), key=lambda claim: claim[:3])
-    lines += [_line(claim, *(cells.get((claim, dataset), "") for dataset in datasets)) for claim in claims]
-    return "\n".join(lines)
+    lines = [[claim, *(cells.get((claim, dataset), "") for dataset in datasets)] for claim in claims]
+    return markdown_table(["claim of the paper", *datasets], lines)
 
 
 def _judged(folder: str | Path) -> Iterator["pd.DataFrame"]:
@@ -89,7 +89,3 @@ def _read(folder: str | Path, name: str, columns: tuple[str, ...]) -> "pd.DataFr
 def _verdict(row) -> str:
     said = row.verdict if row.verdict == "undecided" else f"**{row.verdict}**"
     return f"{said} ({100 * row.difference:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}])"
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

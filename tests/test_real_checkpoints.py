@@ -233,6 +233,7 @@ def test_pickles_and_code_beside_the_weights_stay_untouched(sd1, tmp_path, monke
             (folder / place / name).write_text(f"open({str(sprung)!r}, 'w')")
     assert load_diffusion(folder, device="cpu").fingerprint == in_memory(1).fingerprint
     assert not sprung.exists()
+    # Unsafe on purpose, of a file that this test wrote: without it, a trap that cannot spring would pass.
     torch.load(folder / "unet" / "diffusion_pytorch_model.bin", weights_only=False)
     assert sprung.exists(), "the trap works"
 

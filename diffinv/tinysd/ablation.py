@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from diffinv.cache import write_atomically
+from diffinv.markdown import markdown_table
 from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, Mixture
-from diffinv.tinysd.denoiser import DenoisingLoss, mean_denoising_loss, new_denoiser
-from diffinv.tinysd.encoded_pairs import EncodedBlocks
+from diffinv.tinysd.denoiser import MAX_SNR, MIN_SNR, DenoisingLoss, mean_denoising_loss, new_denoiser
+from diffinv.tinysd.encoded_pairs import PASSES_PER_BLOCK, EncodedBlocks
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 EVERYWHERE = {
@@ -36,8 +37,8 @@ class Variant:
 
     schedule: Schedule = SCHEDULE
     network: Mapping[str, Any] = field(default_factory=dict)  # what differs from the shipped U-Net
-    snr_bounds: tuple[float, float] = (0.2, 5.0)
-    passes_per_block: int = 3
+    snr_bounds: tuple[float, float] = (MIN_SNR, MAX_SNR)
+    passes_per_block: int = PASSES_PER_BLOCK
     num_tokens: int = MAX_TOKENS  # of the encoded caption that the U-Net attends to
     emoji: bool = False  # beside the icons, from the first sample on
 
@@ -51,7 +52,7 @@ VARIANTS: Mapping[str, Variant] = {
     "attention at 8 x 8 too": Variant(network=EVERYWHERE),
     "width 32-64-96": Variant(network={"block_out_channels": (32, 64, 96)}),
     "width 64-128-192": Variant(network={"block_out_channels": (64, 128, 192)}),
-    "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, 5.0)),
+    "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, MAX_SNR)),
     "no min-SNR weights": Variant(snr_bounds=(0.0, float("inf"))),
     "8 tokens of text": Variant(num_tokens=8),
     "latents encoded for each step": Variant(passes_per_block=1),
@@ -123,11 +124,15 @@ def _train(
 
 def table(rows: pd.DataFrame) -> str:
     """The rows as a Markdown table, lowest held-out loss first."""
-    lines = ["| variant | parameters (M) | samples seen | held-out loss | with other captions |",
-             "| --- | --- | --- | --- | --- |"]  # fmt: skip
-    for row in rows.sort_values("held_out_loss").itertuples():
-        lines.append(
-            f"| {row.variant} | {row.parameters / 1e6:.1f} | {row.samples:,} "
-            f"| {row.held_out_loss:.4f} | {row.held_out_loss_other_captions:.4f} |"
-        )
-    return "\n".join(lines)
+    columns = ("variant", "parameters (M)", "samples seen", "held-out loss", "with other captions")
+    lines = [
+        [
+            row.variant,
+            f"{row.parameters / 1e6:.1f}",
+            f"{row.samples:,}",
+            f"{row.held_out_loss:.4f}",
+            f"{row.held_out_loss_other_captions:.4f}",
+        ]
+        for row in rows.sort_values("held_out_loss").itertuples()
+    ]
+    return markdown_table(columns, lines)

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from diffinv.figures import accuracy_curve, image_grid, shared_legend, style
+from diffinv.markdown import markdown_table
 from diffinv.paper import verdict
 from diffinv.studies import summarise
 
@@ -141,12 +142,12 @@ that no inversion saw. A sample is drawn from noise of its own, without perturba
 dataset's mean vector; cosines are between CLIP features, and no sample can be more like its original than
 the autoencoder's reconstruction is. With {num_tokens} vectors an image:
 
-{_table(columns, per_dataset)}
+{markdown_table(columns, per_dataset)}
 
 Mean loss over all {each * len(table)} images by the numbers of vectors and of updates, and how often the
 original nearest to a sample (CLIP, after {last} updates) is its own:
 
-{_table(["vectors", *updates, "nearest"], by_tokens)}
+{markdown_table(["vectors", *updates, "nearest"], by_tokens)}
 
 ![loss and resemblance against updates](inversion.png)
 
@@ -163,11 +164,6 @@ def _verdicts(entries: Sequence[Mapping[Hashable, object]]) -> str:
     ]
     said = [f"Samples resemble their originals on {', '.join(supported)}."] if supported else []
     return " ".join([*said, *([f"That they do is not shown on {', '.join(rest)}."] if rest else [])])
-
-
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cells(entry: Mapping[Hashable, Any], last: int, candidates: int) -> list[str]:

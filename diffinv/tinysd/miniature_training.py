@@ -12,8 +12,8 @@ from diffinv.tinysd.curriculum import Curriculum
 from diffinv.tinysd.miniature_corpus import RESOLUTION, build_miniature_corpus
 from diffinv.tinysd.training_loop import Schedule
 
-#: How the minutes are divided.
 PAIRS_AT_A_TIME = 1024  # a training of seconds has no time to encode a full block
+#: How the minutes are divided.
 SHARES: Mapping[str, float] = MappingProxyType({"vae": 0.2, "clip": 0.1, "vision": 0.2, "unet": 0.5})
 # About what one CPU core learns from in a second. Only the learning rate's way down depends on it: a faster
 # machine ends before its minutes are over, a slower one with a rate that has not quite come down.

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffinv.cache import content_key, default_cache_dir, provenance
-from diffinv.cached_inversion import invert
+from diffinv.cache import content_key, default_cache_dir
+from diffinv.cached_inversion import inversion_record, invert, stored_vectors
 from diffinv.datasets import LabelledImages
 from diffinv.diffusion import FrozenDiffusion
 from diffinv.embeddings import EmbeddingStore
@@ -59,30 +59,14 @@ def invert_as_upstream(
     together = switches.group_size if switches.optimiser == "dense" else settings.batch_size
     groups = [real.subset(group) for group in groups_of(len(real), together)]
     missing = [group for group in groups if _keys(group)[0] not in cache]
-    record = provenance(
-        model=diffusion.name,
-        model_fingerprint=diffusion.fingerprint,
-        resolution=real.resolution,
-        dtype=str(diffusion.dtype),
-        device=str(diffusion.device),
-        settings=asdict(settings),
-        upstream=asdict(switches),
-    )
+    record = inversion_record(diffusion, real, settings, upstream=asdict(switches))
     steps = (
         step for group in missing for step in _learn(cache, diffusion, group, settings, switches, record)
     )
     total = len(missing) * settings.steps_per_image
     for _ in progress_bar(steps, total=total, desc="inversion", enabled=progress and total > 0):
         pass
-    embeddings, losses = cache.read([key for group in groups for key in _keys(group)])
-    return EmbeddingStore(
-        embeddings=embeddings,
-        labels=torch.tensor(real.labels, dtype=torch.int64),
-        class_names=tuple(real.class_names),
-        ids=tuple(real.ids),
-        losses=losses,
-        provenance=record,
-    )
+    return stored_vectors(cache, real, [key for group in groups for key in _keys(group)], record)
 
 
 def upstream_inversion_steps(
