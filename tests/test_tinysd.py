@@ -27,6 +27,7 @@ from diffinv.tinysd import (
     corpus,
     denoiser,
     embedded_datasets,
+    packed_corpus,
     pretrain,
     stages,
     training_loop,
@@ -46,7 +47,7 @@ FAMILIES = {
 ICON_NAMES = (*concepts.ICONS10, *concepts.NOVEL10)
 PLAIN_CONCEPTS = ("lock", "moon", "sun", "flag")
 STAGES = ("vae", "clip", "vision", "unet", "unet64")
-SAMPLES = {"vae": 128, "clip": 256, "vision": 192, "unet": 512, "unet64": 96}
+SAMPLES = {"vae": 128, "clip": 256, "vision": 256, "unet": 768, "unet64": 96}
 EMOJI = {
     "Animals & Nature": ("cat face", "dog", "horse", "tiger", "whale", "owl"),
     "Food & Drink": ("pizza", "red apple", "bread", "cheese", "salad", "grapes"),
@@ -84,6 +85,7 @@ def write_iconify(folder: Path) -> Path:
     # The same drawing under another name: of what is trained on, and of what the datasets already have.
     sets[held]["car-outline-24"] = body(trained, "car")
     sets[FAMILIES[True][1]]["anchor-outline-24"] = body(held, "anchor")
+    sets[FAMILIES[False][1]]["flag-outline-24"] = body(held, "star")
     sets[trained] |= {"sun-broken": "<path d='", "moon-thin": "", "crown-lock": body("crown-lock")}
     odd = {
         "sharealike": {"license": {"spdx": "CC-BY-SA-4.0"}}, "coloured": {"palette": True},
@@ -131,6 +133,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_stage, "train_tokenizer", partial(clip_stage.train_tokenizer, count=500))
         patch.setattr(denoiser, "PAIRS_PER_BLOCK", 256)
+        patch.setattr(denoiser, "MILESTONE_SAMPLES", 256)
         patch.setattr(embedded_datasets, "choose_salt", partial(embedded_datasets.choose_salt, tries=40))
         threads = torch.get_num_threads()
         yield
@@ -143,7 +146,7 @@ def corpus_work(tmp_path_factory) -> Path:
     pytest.importorskip("resvg_py", reason="resvg-py, which draws the icons, is in the pretrain extra")
     folder = tmp_path_factory.mktemp("tinysd")
     package = write_iconify(folder / "iconify")
-    pretrain_stage("corpus", folder / "work", "--iconify", str(package), "--concepts", "14")
+    pretrain_stage("corpus", folder / "work", "--iconify", str(package), "--concepts", "13")
     return folder / "work"
 
 
@@ -242,7 +245,7 @@ def icons(corpus_work) -> pd.DataFrame:
 
 
 def test_no_training_concept_has_a_word_for_novel10(icons):
-    trained = icons[icons["part"] == "train"]
+    trained = icons[icons["part"].isin(["train", "wider"])]
     assert set(PLAIN_CONCEPTS) <= set(trained["concept"])
     assert not [concept for concept in trained["concept"] if NOVEL_WORDS.search(concept)]
     assert set(icons.loc[icons["part"] == "novel10", "label"]) == set(concepts.NOVEL10)
@@ -269,7 +272,9 @@ def test_near_duplicates_and_unusable_icons_are_dropped(icons, corpus_work):
     novel = icons[(icons["part"] == "novel10") & (icons["concept"] == "anchor")]["icon_set"]
     assert (copied in set(novel)) != (copying in set(novel))
     assert {"sharealike", "coloured", "firms", "font-brands"}.isdisjoint(icons["icon_set"])
-    assert not has("train", FAMILIES[False][0], "flag"), "a hidden icon is used"
+    assert not has("wider", FAMILIES[False][0], "flag"), "a hidden icon is used"
+    assert not has("wider", FAMILIES[False][1], "flag"), "a held-out shape is trained on under another name"
+    assert has("wider", FAMILIES[False][2], "flag")
     assert {"sun-broken", "moon-thin"}.isdisjoint(icons["name"])
     masks = np.load(corpus_work / "corpus" / "masks.npy")
     assert masks[icons["mask"]].mean((1, 2)).min() > 0.02 * 255
@@ -277,10 +282,51 @@ def test_near_duplicates_and_unusable_icons_are_dropped(icons, corpus_work):
 
 def test_the_corpus_is_the_same_when_made_again(corpus_work, tmp_path):
     package = corpus_work.parent / "iconify"
-    corpus.build_corpus(tmp_path, num_concepts=14, package=package, workers=1)
+    corpus.build_corpus(tmp_path, num_concepts=13, num_wider=1300, package=package, workers=1)
     first, second = (json.loads((f / "corpus.json").read_text()) for f in (corpus_work / "corpus", tmp_path))
     assert first == second
     assert {entry["licence"] for entry in first["sets"].values()} <= corpus.LICENCES
+
+
+def test_rarer_concepts_are_drawn_in_their_share_alone(corpus_work):
+    drawn = Corpus.load(corpus_work / "corpus", "train", 32, wider_share=0.4)
+    assert set(drawn.icons["concept"].iloc[-drawn.num_wider_icons :]) == {"flag"}
+    for source, share in ((drawn, 0.4), (drawn.commonest, 0.0)):
+        _, _, rows = source.draw(np.random.default_rng(0), 2000)
+        assert (drawn.icons["concept"].iloc[rows] == "flag").mean() == pytest.approx(share, abs=0.04)
+    assert Corpus.load(corpus_work / "corpus", "train", 32).num_wider_icons == 0
+
+
+def test_neither_trademarks_nor_novel_shapes_come_in_by_rarer_names():
+    names = ["facebook", "apple pie", "pirate ship", "achievement", "windmill"]
+    icons = pd.DataFrame(
+        [("one", concept, concept, "", False) for concept in ["lock", "lock", *names]],
+        columns=["icon_set", "name", "concept", "style", "held_out"],
+    )
+    selected = corpus.select_icons(icons, num_concepts=1, num_wider=10)
+    assert set(selected.loc[selected["part"] == "wider", "concept"]) == {"windmill"}
+
+
+def test_a_packed_corpus_is_the_same_on_another_machine(corpus_work, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_corpus, "ROWS_PER_PIECE", 50)
+    packed = tmp_path / "packed"
+    pretrain_stage("pack", corpus_work, "--packed", str(packed))
+    assert len(sorted(packed.glob("masks-*.npy.xz"))) > 2
+    pretrain_stage("corpus", tmp_path / "there", "--packed", str(packed))
+    for path in sorted((corpus_work / "corpus").glob("*.*")):
+        assert (tmp_path / "there" / "corpus" / path.name).read_bytes() == path.read_bytes(), path.name
+
+    piece = packed / "masks-001.npy.xz"
+    whole = piece.read_bytes()
+    piece.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"masks-001.npy.xz cannot be read .*: copy it again"):
+        packed_corpus.unpack_corpus(packed, tmp_path / "broken")
+    piece.unlink()
+    with pytest.raises(ValueError, match="a piece is missing or of another corpus; copy the folder again"):
+        packed_corpus.unpack_corpus(packed, tmp_path / "broken")
+    with pytest.raises(ValueError, match="holds no packed corpus: make one with --stage pack"):
+        packed_corpus.unpack_corpus(tmp_path / "nowhere", tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
 
 
 # The stages
@@ -345,14 +391,19 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     monkeypatch.setattr(card, "SAMPLING", quick)
     monkeypatch.setattr(card, "FINE_SAMPLING", replace(quick, resolution=64))
     monkeypatch.setattr(card, "INVERSION_TEST", card_inversion.QUICK)
-    for name in ("denoising_loss_by_timestep", "reconstruction_psnr"):
+    monkeypatch.setattr(card, "SAMPLES_PER_CONCEPT", 1)
+    for name in ("denoising_loss_by_timestep", "mean_denoising_loss", "reconstruction_psnr"):
         monkeypatch.setattr(card, name, partial(getattr(card, name), count=16))
     monkeypatch.setattr(card, "speed", partial(card.speed, count=2, repeats=1))
     pretrain_stage("card", work)
     record = json.loads((tmp_path / "tinysd" / "card.json").read_text())
     assert record["figures"].keys() >= card_text.GOALS.keys()
     assert {stage: entry["samples"] for stage, entry in record["training"].items()} == SAMPLES
-    assert "Not at release scale yet" in (tmp_path / "tinysd" / "README.md").read_text()
+    text = (tmp_path / "tinysd" / "README.md").read_text()
+    assert "Not at release scale yet" in text and "another hour of that machine would add" in text
+    milestones = pd.read_csv(tmp_path / "tinysd" / "logs" / "milestones.csv")
+    assert milestones["samples"].tolist() == [256, 512, 768]
+    assert milestones["named_right"].between(0, 1).all() and (milestones["held_out_loss"] > 0).all()
     check_notice(tmp_path / "tinysd")
     shipped = load_file(tmp_path / "tinysd" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in shipped.values()} == {torch.float16}

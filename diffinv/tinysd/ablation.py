@@ -27,7 +27,7 @@ EVERYWHERE = {
     "up_block_types": ("CrossAttnUpBlock2D",) * 3,
 }
 SCHEDULE = Schedule(
-    total_samples=10**9, batch_size=64, learning_rate=2e-3, warmup_samples=2_000, ema_decay=0.99
+    total_samples=10**9, batch_size=128, learning_rate=2e-3, warmup_samples=2_000, ema_decay=0.99
 )
 
 
@@ -40,7 +40,7 @@ class Variant:
     snr_bounds: tuple[float, float] = (MIN_SNR, MAX_SNR)
     passes_per_block: int = PASSES_PER_BLOCK
     num_tokens: int = MAX_TOKENS  # of the encoded caption that the U-Net attends to
-    emoji: bool = False  # beside the icons, from the first sample on
+    everything: bool = False  # rarer concepts and emoji beside the commonest, from the first sample on
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -48,15 +48,16 @@ VARIANTS: Mapping[str, Variant] = {
     "learning rate 1e-3": Variant(replace(SCHEDULE, learning_rate=1e-3)),
     "learning rate 4e-3": Variant(replace(SCHEDULE, learning_rate=4e-3)),
     "batch 32": Variant(replace(SCHEDULE, batch_size=32)),
-    "batch 128": Variant(replace(SCHEDULE, batch_size=128)),
+    "batch 64": Variant(replace(SCHEDULE, batch_size=64)),
     "attention at 8 x 8 too": Variant(network=EVERYWHERE),
     "width 32-64-96": Variant(network={"block_out_channels": (32, 64, 96)}),
+    "width 64-96-128": Variant(network={"block_out_channels": (64, 96, 128)}),
     "width 64-128-192": Variant(network={"block_out_channels": (64, 128, 192)}),
     "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, MAX_SNR)),
     "no min-SNR weights": Variant(snr_bounds=(0.0, float("inf"))),
     "8 tokens of text": Variant(num_tokens=8),
     "latents encoded for each step": Variant(passes_per_block=1),
-    "emoji from the start": Variant(emoji=True),
+    "rarer concepts and emoji from the start": Variant(everything=True),
 }
 
 
@@ -92,7 +93,7 @@ def _train(
 ) -> dict[str, float]:
     with seeded_initialisation():
         unet = new_denoiser(**variant.network)
-    curriculum = Curriculum(mixture if variant.emoji else mixture.icons)
+    curriculum = Curriculum(mixture if variant.everything else mixture.icons.commonest)
     blocks = EncodedBlocks(curriculum, pipeline_folder, passes=variant.passes_per_block)
     loss, batch_size = DenoisingLoss("cpu", variant.snr_bounds), variant.schedule.batch_size
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffinv.tinysd.captions import Corpus
 from diffinv.tinysd.curriculum import ImageSource
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, mixed_precision, seeded_initialisation
 
 KL_WEIGHT = 1e-6
 
@@ -47,10 +47,11 @@ def train_autoencoder(
     def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         images, _, _ = source.draw(generator, schedule.batch_size)
         pixel_values = to_pixel_values(images).to(device)
-        posterior = network.encode(pixel_values).latent_dist
-        draws = torch.randn(posterior.mean.shape, generator=noise).to(device)
-        reconstruction = network.decode(posterior.mean + posterior.std * draws).sample
-        error = reconstruction - pixel_values
+        with mixed_precision(device):
+            posterior = network.encode(pixel_values).latent_dist
+            draws = torch.randn(posterior.mean.shape, generator=noise).to(device)
+            reconstruction = network.decode(posterior.mean + posterior.std * draws).sample
+        error = reconstruction.float() - pixel_values
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
 

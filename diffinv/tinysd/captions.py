@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,22 +89,34 @@ class Corpus:
     masks: np.ndarray  # uint8 [icon, height, width]
     icons: pd.DataFrame  # one row an icon: icon_set, name, concept, style, ...
     facts: dict
+    wider_share: float = 0.0  # of what is drawn: icons of the wider concepts, the last rows
+    num_wider_icons: int = 0
 
     @classmethod
-    def load(cls, folder: Path, part: str, resolution: int) -> Corpus:
-        """Read ``train``, ``held_out``, ``icons10`` or ``novel10``, area-averaged to ``resolution`` px."""
+    def load(cls, folder: Path, part: str, resolution: int, *, wider_share: float = 0.0) -> Corpus:
+        """Read ``train``, ``held_out``, ``icons10`` or ``novel10``, area-averaged to ``resolution`` px.
+
+        With a ``wider_share`` above 0, icons of the wider concepts too, if the corpus has any.
+        """
         icons = pd.read_parquet(folder / "icons.parquet")
-        icons = icons[icons["part"] == part].reset_index(drop=True)
+        wider = icons[icons["part"] == "wider"] if wider_share else icons[:0]
+        icons = pd.concat([icons[icons["part"] == part], wider], ignore_index=True)
         stored = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)[icons["mask"]]
         factor = stored.shape[1] // resolution
         blocks = stored.reshape(len(icons), resolution, factor, resolution, factor)
         facts = json.loads((folder / "corpus.json").read_text())
-        return cls(blocks.mean((2, 4)).round().astype(np.uint8), icons, facts)
+        masks = blocks.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
+        return cls(masks, icons, facts, wider_share if len(wider) else 0.0, len(wider))
 
     @property
     def concepts(self) -> list[str]:
         """The concepts, most frequent first."""
         return self.icons["concept"].value_counts().index.tolist()
+
+    @property
+    def commonest(self) -> Corpus:
+        """The same corpus, of which no icon of a wider concept is drawn."""
+        return replace(self, wider_share=0.0)
 
     def draw(
         self,
@@ -119,7 +131,7 @@ class Corpus:
         ``plain_share`` of them are white on black or black on white, as most icons are; ``vary`` changes the
         masks before they are painted.
         """
-        rows = generator.integers(len(self.icons), size=count)
+        rows = self._draw_rows(generator, count)
         fronts, backs, captions = [], [], []
         for concept, style in self.icons.iloc[rows][["concept", "style"]].itertuples(index=False):
             plain = plain_share > 0 and generator.random() < plain_share
@@ -129,3 +141,11 @@ class Corpus:
             captions.append(caption(generator, concept, style, front_name, back_name))
         masks = self.masks[rows] if vary is None else vary(self.masks[rows], generator)
         return colour_in(masks, np.stack(fronts), np.stack(backs)), captions, rows
+
+    def _draw_rows(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        first_wider = len(self.icons) - self.num_wider_icons
+        rows = generator.integers(first_wider, size=count)
+        if self.wider_share:
+            wider = generator.random(count) < self.wider_share
+            rows[wider] = generator.integers(first_wider, len(self.icons), size=int(wider.sum()))
+        return rows

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from diffinv.cache import content_key, provenance, write_atomically, write_json
@@ -32,11 +34,12 @@ from diffinv.tinysd.card_inversion import InversionTest, ship_inversion
 from diffinv.tinysd.card_text import card_text, write_notice
 from diffinv.tinysd.clip_stage import load_clip_folder, zero_shot_top1
 from diffinv.tinysd.curriculum import Mixture
-from diffinv.tinysd.denoiser import denoising_loss_by_timestep
+from diffinv.tinysd.denoiser import denoising_loss_by_timestep, mean_denoising_loss
 from diffinv.tinysd.training_loop import Schedule
 
 SAMPLING = Sampling(guidance_scale=7.5, num_inference_steps=20, resolution=32, batch_size=100)
 FINE_SAMPLING = replace(SAMPLING, resolution=64)
+SAMPLES_PER_CONCEPT = 3
 INVERSION_TEST = InversionTest()
 SHOWN_PROMPTS = (
     "a red heart icon on white", "a yellow star icon on dark blue", "a green tree icon on black",
@@ -63,7 +66,10 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     facts["emoji"] = json.loads((work / "corpus" / "emoji.json").read_text())
     write_json(target / "corpus.json", facts)
     write_notice(target / "NOTICE", facts)
-    evidence = _evidence(work / "corpus", target, content_key(facts["sha256"], facts["emoji"]["sha256"]))
+    evidence = _evidence(work, target, content_key(facts["sha256"], facts["emoji"]["sha256"]))
+    if evidence["milestones"]:
+        with write_atomically(target / "logs" / "milestones.csv", "w") as file:
+            pd.DataFrame(evidence["milestones"]).to_csv(file, index=False)
     figures = {
         **evidence["figures"],
         **speed(load_diffusion(target)),
@@ -80,7 +86,7 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     return target
 
 
-def _evidence(corpus_folder: Path, target: Path, corpus_key: str) -> dict[str, Any]:
+def _evidence(work: Path, target: Path, corpus_key: str) -> dict[str, Any]:
     """Everything but the speed, measured anew only for other weights, another corpus or other settings."""
     key = content_key(
         fingerprint(target, "*.safetensors"), corpus_key, SAMPLING, FINE_SAMPLING, INVERSION_TEST
@@ -89,8 +95,13 @@ def _evidence(corpus_folder: Path, target: Path, corpus_key: str) -> dict[str, A
         evidence = json.loads((target / "card.json").read_text()).get("evidence", {})
         if evidence.get("key") == key:
             return evidence
-    figures = measure(corpus_folder, target)
-    return {"key": key, "figures": figures, "inversion": ship_inversion(target, INVERSION_TEST)}
+    figures = measure(work / "corpus", target)
+    return {
+        "key": key,
+        "figures": figures,
+        "milestones": measure_milestones(work, target),
+        "inversion": ship_inversion(target, INVERSION_TEST),
+    }
 
 
 def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
@@ -122,29 +133,61 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
     return figures
 
 
+def draw_concepts(
+    diffusion: FrozenDiffusion, concepts: list[str], wanted: np.ndarray, sampling: Sampling
+) -> np.ndarray:
+    """Draw an icon, uint8 ``[n, side, side, 3]``, of the concept of each number in ``wanted``."""
+    prompts = [f"a {concepts[index]} icon" for index in wanted]
+    streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
+    return sample(
+        diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
+    )
+
+
+def named_right(
+    clip: FrozenClip, concepts: list[str], images: np.ndarray, numbers: np.ndarray, *, within: int = 1
+) -> float:
+    """Share of images whose concept is among the first ``within`` that CLIP names, of all concepts."""
+    labels = clip.text_features([f"a {name} icon" for name in concepts])
+    first = (clip.image_features(images) @ labels.T).topk(min(within, len(concepts))).indices.numpy()
+    return float((first == numbers[:, None]).any(1).mean())
+
+
+def measure_milestones(work: Path, target: Path) -> list[dict[str, float]]:
+    """How good the denoiser was after how many samples of stage ``unet``, by the weights kept on the way."""
+    held_out = Corpus.load(work / "corpus", "held_out", 32)
+    concepts, clip, diffusion = held_out.concepts, load_clip(target), load_diffusion(target)
+    wanted = np.repeat(np.arange(len(concepts)), SAMPLES_PER_CONCEPT)
+    kept = {int(path.stem.removeprefix("unet-")): path for path in work.glob("unet-*.safetensors")}
+    rows = []
+    for samples, path in sorted(kept.items()):
+        diffusion.unet.load_state_dict(load_file(path))
+        drawn = draw_concepts(diffusion, concepts, wanted, SAMPLING)
+        loss = mean_denoising_loss(diffusion.unet, target, held_out, swapped=False)
+        right = named_right(clip, concepts, drawn, wanted)
+        rows.append({"samples": samples, "held_out_loss": loss, "named_right": right})
+    return rows
+
+
 def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corpus) -> dict[str, float]:
     concepts = held_out.concepts
-    labels = clip.text_features([f"a {name} icon" for name in concepts])
-    unconditional = diffusion.encode_prompt([""])
-
-    def draw(sampling: Sampling, wanted: np.ndarray) -> np.ndarray:
-        prompts = [f"a {concepts[index]} icon" for index in wanted]
-        streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
-        return sample(diffusion, diffusion.encode_prompt(prompts), unconditional, sampling, streams)
-
-    def named_right(images: np.ndarray, numbers: np.ndarray) -> float:
-        return float(((clip.image_features(images) @ labels.T).argmax(1).numpy() == numbers).mean())
-
-    each, wanted = np.arange(len(concepts)), np.repeat(np.arange(len(concepts)), 3)
-    drawn, fine = draw(SAMPLING, wanted), draw(FINE_SAMPLING, each)
+    each = np.arange(len(concepts))
+    wanted = np.repeat(each, SAMPLES_PER_CONCEPT)
+    drawn = draw_concepts(diffusion, concepts, wanted, SAMPLING)
+    fine = draw_concepts(diffusion, concepts, each, FINE_SAMPLING)
     images, _, rows = held_out.draw(numpy_stream(0, "card"), len(wanted))
     numbers = np.array([concepts.index(concept) for concept in held_out.icons["concept"].iloc[rows]])
     shown = (images * 255).astype(np.uint8)
     real, synthetic = clip.image_features(shown), clip.image_features(drawn)
+    right = partial(named_right, clip, concepts)
     return {
-        "samples that CLIP names right among all concepts": named_right(drawn, wanted),
-        "64 px samples that CLIP names right among all concepts": named_right(fine, each),
-        "held-out icons that CLIP names right among all concepts": named_right(shown, numbers),
+        "samples that CLIP names right among all concepts": right(drawn, wanted),
+        "samples whose concept is among the first five that CLIP names": right(drawn, wanted, within=5),
+        "64 px samples that CLIP names right among all concepts": right(fine, each),
+        "held-out icons that CLIP names right among all concepts": right(shown, numbers),
+        "held-out icons whose concept is among the first five that CLIP names": right(
+            shown, numbers, within=5
+        ),
         "Fréchet distance to held-out icons (CLIP features)": frechet_distance(real, synthetic),
         "recall of held-out icons (CLIP features)": recall(real, synthetic),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffinv.cache import write_atomically
+from diffinv.markdown import markdown_table
 from diffinv.tinysd import ablation
 
 GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -40,19 +41,36 @@ def write_notice(path: Path, facts: dict) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def outlook(log: Path, planned_samples: float) -> str:
-    """What another hour on the machine that trained last would bring, from the denoiser's log.
+def outlook(log: Path, milestones: Path) -> str:
+    """What another hour on the machine that trained last would bring, from the denoiser's log and milestones.
 
-    In samples, not in loss: the curriculum and the learning rate move the loss too, as the curve shows.
+    From measures on held-out icons: the curriculum and the learning rate move the training's own loss too.
     """
     rows = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
     recent = rows.iloc[-max(2, len(rows) // 10) :]
     rate = 3600 * np.diff(recent["samples"]).sum() / max(np.diff(recent["seconds"]).sum(), 1e-9)
-    left = max(0.0, planned_samples - rows["samples"].iloc[-1])
+    speed = (
+        f"The denoiser's last samples went by at {rate:,.0f} an hour on the machine that trained it. Its own "
+        "loss against the samples seen: `logs/unet.jsonl`, drawn in `notebooks/90_pretrain_tinysd.ipynb`."
+    )
+    if not milestones.exists():
+        return speed
+    kept = pd.read_csv(milestones)
+    lines = [
+        [f"{row.samples:,}", f"{row.held_out_loss:.4f}", f"{row.named_right:.1%}"]
+        for row in kept.itertuples()
+    ]
+    columns = ("samples of stage unet", "held-out loss", "samples named right")
+    text = f"{speed} Measured on held-out icons after so many samples:\n\n{markdown_table(columns, lines)}\n"
+    if len(kept) < 2:
+        return text
+    # Linear in the logarithm of the samples, over the second half of the training.
+    recent = kept[kept["samples"] >= kept["samples"].iloc[-1] / 2]
+    slope, _ = np.polyfit(np.log(recent["samples"]), recent["named_right"], 1)
+    more = slope * np.log1p(rate / kept["samples"].iloc[-1])
     return (
-        f"The denoiser's last samples went by at {rate:,.0f} an hour there: {left / rate:.1f} hours "
-        "more to the release-scale plan. Its loss against the samples seen: `logs/unet.jsonl`, drawn in "
-        "`notebooks/90_pretrain_tinysd.ipynb`."
+        f"{text}\nGoing on like that (a line in the logarithm of the samples, through the second half of the "
+        f"table), another hour of that machine would add {100 * more:+.1f} points to the samples named right."
     )
 
 
@@ -91,18 +109,18 @@ on a laptop.
 ## Training
 
 Corpus: {facts["icons"]["train"]:,} monochrome icons of {facts["num_concepts"]} concepts from `@iconify/json`
-{facts["iconify_version"]}, each in random colours with a caption, and {num_emoji:,} emoji; whole sets held
-out; the words of novel10 left out. sha256 of the icons: `{facts["sha256"]}`, of the emoji:
+{facts["iconify_version"]}, {facts["icons"].get("wider", 0):,} more of the {facts.get("num_wider", 0):,} next
+commonest, each in random colours with a caption, and {num_emoji:,} emoji; whole sets held out; the words of
+novel10 left out. sha256 of the icons: `{facts["sha256"]}`, of the emoji:
 `{facts["emoji"]["sha256"]}`.
-The autoencoder and the denoiser have seen emoji; the CLIP has not.
 Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 
-| stage | samples seen, of a release-scale plan | minutes | last loss |
+| stage | samples seen, of the recipe's | minutes | last loss |
 | --- | --- | --- | --- |
 {stages}
 
 {note}
-{outlook(folder / "logs" / "unet.jsonl", training["unet"]["planned_samples"])}
+{outlook(folder / "logs" / "unet.jsonl", folder / "logs" / "milestones.csv")}
 {variants}
 ## Measured on held-out icon sets
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from diffinv.tinysd.captions import Corpus
+from diffinv.tinysd.curriculum import ImageSource, Mixture
 from diffinv.tinysd.shape_variation import vary_shapes
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
+from diffinv.tinysd.training_loop import Schedule, TrainingRun, mixed_precision, seeded_initialisation
 
 MAX_TOKENS = 16
 JITTER_PIXELS = 2
@@ -24,9 +25,10 @@ JITTER_PIXELS = 2
 TOKEN_EMBEDDING_STD = 0.5
 COLOUR_RAMP_SHARE = 0.6  # of the vision stage: all images are coloured from here on
 CAPTION_LOSS_WEIGHT = 0.2
+NO_CONCEPT = -1  # of an emoji, which only its caption names
 
 
-def train_tokenizer(corpus: Corpus, count: int = 60_000) -> CLIPTokenizer:
+def train_tokenizer(source: ImageSource, count: int = 60_000) -> CLIPTokenizer:
     """Learn CLIP's byte-pair encoding on captions of the corpus, so that its words are single tokens."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
@@ -40,7 +42,7 @@ def train_tokenizer(corpus: Corpus, count: int = 60_000) -> CLIPTokenizer:
         initial_alphabet=letters,
         show_progress=False,
     )
-    _, captions, _ = corpus.draw(np.random.default_rng(0), count)
+    _, captions, _ = source.draw(np.random.default_rng(0), count)
     learner.train_from_iterator(captions, trainer)
     learnt = json.loads(learner.to_str())["model"]
     tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *learnt["vocab"]])
@@ -100,7 +102,7 @@ def caption_targets(ids: Tensor) -> Tensor:
 def contrastive_loss(output: Any, ids: Tensor) -> Tensor:
     """CLIP's symmetric loss; captions that are equal word for word count as each other's positives."""
     targets = caption_targets(ids)
-    by_text, by_image = output.logits_per_text, output.logits_per_image
+    by_text, by_image = output.logits_per_text.float(), output.logits_per_image.float()
     return (F.cross_entropy(by_text, targets) + F.cross_entropy(by_image, targets)) / 2
 
 
@@ -126,7 +128,7 @@ def bag_of_words_loss(
 
 
 def train_clip(
-    corpus: Corpus,
+    source: ImageSource,
     tokenizer: CLIPTokenizer,
     folder: Path,
     schedule: Schedule,
@@ -134,19 +136,20 @@ def train_clip(
     minutes: float,
     device: str = "cpu",
 ) -> TrainingRun:
-    """Train image and text halves together on captioned icons."""
+    """Train image and text halves together on captioned images."""
     with seeded_initialisation():
         clip: Any = new_clip(tokenizer)
     run = TrainingRun(clip.to(device), schedule, folder, name="clip")
 
     def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
-        images, captions, _ = corpus.draw(generator, schedule.batch_size)
+        images, captions, _ = source.draw(generator, schedule.batch_size)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
         network.logit_scale.data.clamp_(max=4.6)
         ids = tokenize(tokenizer, captions).to(device)
-        output = network(input_ids=ids, pixel_values=pixel_values.to(device))
+        with mixed_precision(device):
+            output = network(input_ids=ids, pixel_values=pixel_values.to(device))
         words = bag_of_words_loss(
-            output.text_model_output.last_hidden_state,
+            output.text_model_output.last_hidden_state.float(),
             ids,
             network.text_model.embeddings.token_embedding.weight,
             tokenizer.eos_token_id,
@@ -158,7 +161,7 @@ def train_clip(
 
 
 def train_vision(
-    corpus: Corpus,
+    source: Corpus | Mixture,
     tokenizer: CLIPTokenizer,
     clip: Any,
     folder: Path,
@@ -173,8 +176,11 @@ def train_vision(
     colours and leaves shapes alone. Here each image also has to be told from every concept, and comes in
     white on black first: random colours from the start hide the shapes for very long. Shapes are varied, or
     the image half learns the training sets' icons by heart: without it, 87 % of these were named right and
-    68 % of held-out ones.
+    68 % of held-out ones. Emoji, where there are any, have captions alone to be told from.
     """
+    mixture = source if isinstance(source, Mixture) else None
+    corpus = mixture.icons if mixture else source
+    num_emoji = round(mixture.emoji_share * schedule.batch_size) if mixture else 0
     clip.text_model.requires_grad_(False)
     clip.text_projection.requires_grad_(False)
     run = TrainingRun(clip.to(device), schedule, folder, name="vision")
@@ -184,7 +190,7 @@ def train_vision(
     number_of = {concept: number for number, concept in enumerate(concepts)}
 
     def loss_function(network: Any, generator: np.random.Generator, _: torch.Generator) -> Tensor:
-        images, captions, rows = corpus.draw(generator, schedule.batch_size, vary=vary_shapes)
+        images, captions, rows = corpus.draw(generator, schedule.batch_size - num_emoji, vary=vary_shapes)
         coloured_share = run.samples / (COLOUR_RAMP_SHARE * schedule.total_samples)
         plain = generator.random(len(rows)) >= coloured_share
         if plain.any():
@@ -193,11 +199,16 @@ def train_vision(
             f"a white {name} icon on black" if white else caption
             for name, caption, white in zip(corpus.icons["concept"].iloc[rows], captions, plain, strict=True)
         ]
+        labels = [number_of[name] for name in corpus.icons["concept"].iloc[rows]] + [NO_CONCEPT] * num_emoji
+        if mixture and num_emoji:
+            coloured, names, _ = mixture.emoji.draw(generator, num_emoji)
+            images, captions = np.concatenate([images, coloured]), captions + names
         ids = tokenize(tokenizer, captions).to(device)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
         network.logit_scale.data.clamp_(max=4.6)
-        labels = torch.tensor([number_of[name] for name in corpus.icons["concept"].iloc[rows]], device=device)
-        return locked_text_loss(network, concept_texts, ids, pixel_values.to(device), labels)
+        return locked_text_loss(
+            network, concept_texts, ids, pixel_values.to(device), torch.tensor(labels, device=device)
+        )
 
     run.run(loss_function, minutes=minutes)
     return run
@@ -209,14 +220,15 @@ def locked_text_loss(
     """Cross-entropy over all concepts, plus CLIP's image-to-text loss over the batch's captions.
 
     ``concept_texts [concept, channel]`` are the unit text vectors of the concepts' prompts, ``ids`` the
-    tokens of one caption per image, ``labels`` the concepts' numbers.
+    tokens of one caption per image, ``labels`` the concepts' numbers, or ``NO_CONCEPT``.
     """
-    images = F.normalize(
-        model.visual_projection(model.vision_model(pixel_values=pixel_values).pooler_output), dim=-1
-    )
+    with mixed_precision(pixel_values.device.type):
+        pooled = model.vision_model(pixel_values=pixel_values).pooler_output
+    images = F.normalize(model.visual_projection(pooled.float()), dim=-1)
     scale = model.logit_scale.exp()
     caption_loss = F.cross_entropy(scale * images @ _locked_texts(model, ids).T, caption_targets(ids))
-    return F.cross_entropy(scale * images @ concept_texts.T, labels) + CAPTION_LOSS_WEIGHT * caption_loss
+    concept_loss = F.cross_entropy(scale * images @ concept_texts.T, labels, ignore_index=NO_CONCEPT)
+    return concept_loss + CAPTION_LOSS_WEIGHT * caption_loss
 
 
 @torch.no_grad()

@@ -23,7 +23,14 @@ import pandas as pd
 from PIL import Image
 
 from diffinv.cache import write_atomically, write_json
-from diffinv.tinysd.concepts import ICONS10, NOVEL10, UNSPOKEN_WORDS, IconName
+from diffinv.tinysd.concepts import (
+    BRANDS,
+    ICONS10,
+    NOVEL10,
+    UNSPOKEN_WORDS,
+    UNSPOKEN_WORDS_OF_WIDER,
+    IconName,
+)
 
 ICONIFY_VERSION = "2.2.535"
 RENDER_RESOLUTION = 64
@@ -35,6 +42,8 @@ LICENCES = frozenset({
 Renderer = Callable[[Path, str, list[str]], Iterator[np.ndarray]]
 # Any number would do; the shipped weights and datasets belong to the third that this one holds out.
 HOLD_OUT_SALT = 222
+NEAR_DUPLICATE_DIFFERENCE = 0.02  # mean absolute difference of masks in [0, 1], at 16 px
+EVALUATED = ("held_out", "icons10", "novel10")
 
 
 def family(icon_set: str) -> str:
@@ -104,22 +113,30 @@ def list_icons(package: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["icon_set", "name", "concept", "style", "held_out"])
 
 
-def select_icons(icons: pd.DataFrame, num_concepts: int) -> pd.DataFrame:
+def select_icons(icons: pd.DataFrame, num_concepts: int, num_wider: int = 0) -> pd.DataFrame:
     """Keep the most frequent trainable concepts, and what the embedded datasets are made of.
 
-    Adds ``part``: ``train`` and ``held_out`` (the same concepts, other sets), ``icons10`` (held-out sets)
-    and ``novel10`` (all sets, since no set's novel10 icons are trained on), with its class in ``label``.
+    Adds ``part``: ``train`` and ``held_out`` (the same concepts, other sets), ``wider`` (the ``num_wider``
+    next most frequent concepts, trained on too), ``icons10`` (held-out sets) and ``novel10`` (all sets, since
+    no set's novel10 icons are trained on), with its class in ``label``.
     """
     spoken = icons[[UNSPOKEN_WORDS.isdisjoint(concept.split()) for concept in icons["concept"]]]
     wordy = spoken[[concept.replace(" ", "").isalpha() and len(concept) > 1 for concept in spoken["concept"]]]
     counts = Counter(wordy.loc[~wordy["held_out"], "concept"])
-    frequent = {
-        concept for concept, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_concepts]
-    }
-    known = wordy[wordy["concept"].isin(frequent | set(ICONS10))]
+    by_frequency = [concept for concept, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    frequent = {*by_frequency[:num_concepts], *ICONS10}
+    left_out = UNSPOKEN_WORDS_OF_WIDER | BRANDS
+    rarer = [
+        concept
+        for concept in by_frequency
+        if concept not in frequent and left_out.isdisjoint(concept.split())
+    ]
+    known = wordy[wordy["concept"].isin(frequent)]
+    wider = wordy[wordy["concept"].isin(rarer[:num_wider])]
     parts = [
         known[~known["held_out"]].assign(part="train", label=""),
         known[known["held_out"]].assign(part="held_out", label=""),
+        wider[~wider["held_out"]].assign(part="wider", label=""),
     ]
     for part, classes, pool in (
         ("icons10", ICONS10, spoken[spoken["held_out"]]),
@@ -171,21 +188,28 @@ def _render_set(job: tuple[Renderer, Path, str, list[str]]) -> np.ndarray:
 
 
 def build_corpus(
-    folder: Path, *, num_concepts: int = 200, package: Path | None = None, workers: int = 2
+    folder: Path,
+    *,
+    num_concepts: int = 200,
+    num_wider: int = 0,
+    package: Path | None = None,
+    workers: int = 2,
 ) -> Path:
     """Write ``masks.npy`` (uint8 ``[icon, 64, 64]``), ``icons.parquet`` and ``corpus.json`` into ``folder``.
 
     Icons whose mask is empty or full, and held-out or dataset icons whose shape (nearly) equals a trained
-    one, are dropped, so that nothing is evaluated on what was trained on under another set's name.
+    one, are dropped, so that nothing is evaluated on what was trained on under another set's name; and icons
+    of the wider concepts that (nearly) equal one of those that remain, whatever its name.
     """
     package = package or fetch_iconify(folder / "iconify")
-    icons = select_icons(list_icons(package), num_concepts)
+    icons = select_icons(list_icons(package), num_concepts, num_wider)
     if "train" not in set(icons["part"]):
         raise ValueError(f"{package} has no icon to train on: unpack the whole @iconify/json there.")
     icons, masks = draw_icons(package, icons, workers)
     coverage = masks.mean((1, 2)) / 255
     icons = icons[((coverage > 0.02) & (coverage < 0.95))[icons["mask"]]]
     icons = drop_near_duplicates(icons, masks).reset_index(drop=True)
+    icons = drop_evaluated_shapes(icons, masks).reset_index(drop=True)
     with write_atomically(folder / "masks.npy") as file:
         np.save(file, masks, allow_pickle=False)
     with write_atomically(folder / "icons.parquet") as file:
@@ -193,6 +217,7 @@ def build_corpus(
     facts = {
         "iconify_version": ICONIFY_VERSION,
         "num_concepts": num_concepts,
+        "num_wider": num_wider,
         "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
         "icons": icons["part"].value_counts().to_dict(),
         "sets": describe_sets(collections(package), icons),
@@ -240,12 +265,14 @@ def describe_sets(
     }
 
 
-def drop_near_duplicates(icons: pd.DataFrame, masks: np.ndarray, threshold: float = 0.02) -> pd.DataFrame:
+def drop_near_duplicates(
+    icons: pd.DataFrame, masks: np.ndarray, threshold: float = NEAR_DUPLICATE_DIFFERENCE
+) -> pd.DataFrame:
     """Drop evaluation icons within ``threshold`` (mean absolute difference) of one of their concept."""
-    small = masks.reshape(len(masks), 16, 4, 16, 4).mean((2, 4)).reshape(len(masks), -1) / 255
+    small = _small(masks)
     keep = np.ones(len(icons), bool)
     positions = icons.reset_index(drop=True)
-    for part in ("held_out", "icons10", "novel10"):
+    for part in EVALUATED:
         kinds = positions["label"] if part == "novel10" else positions["concept"]
         for kind, group in positions[positions["part"] == part].groupby(kinds):
             trained = positions[(positions["part"] == "train") & (positions["concept"] == kind)]
@@ -256,3 +283,27 @@ def drop_near_duplicates(icons: pd.DataFrame, masks: np.ndarray, threshold: floa
                 elif part != "held_out":
                     seen.append(small[row])
     return positions[keep]
+
+
+def drop_evaluated_shapes(
+    icons: pd.DataFrame, masks: np.ndarray, threshold: float = NEAR_DUPLICATE_DIFFERENCE
+) -> pd.DataFrame:
+    """Drop icons of the wider concepts within ``threshold`` of any evaluation icon, whatever its name."""
+    small = _small(masks)
+    is_wider = (icons["part"] == "wider").to_numpy()
+    evaluated = small[icons.loc[icons["part"].isin(EVALUATED), "mask"]]
+    wider = small[icons.loc[is_wider, "mask"]]
+    bound, lengths = threshold * small.shape[1], np.square(evaluated).sum(1)
+    keep = np.ones(len(icons), bool)
+    for number, row in zip(np.flatnonzero(is_wider), wider, strict=True):
+        # Squares of differences up to 1 never exceed them, so this finds all candidates, by one product.
+        near = lengths - 2 * evaluated @ row + row @ row < bound
+        keep[number] = not (near.any() and np.abs(evaluated[near] - row).sum(1).min() < bound)
+    return icons[keep]
+
+
+def _small(masks: np.ndarray) -> np.ndarray:
+    """Masks ``uint8 [icon, 64, 64]`` at 16 px in [0, 1], flattened, for comparisons of shapes."""
+    return (
+        masks.reshape(len(masks), 16, 4, 16, 4).mean((2, 4), dtype=np.float32).reshape(len(masks), -1) / 255
+    )

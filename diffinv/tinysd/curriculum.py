@@ -1,4 +1,4 @@
-"""What a stage learns from when: icons alone at first, then a share of emoji beside them."""
+"""What a stage learns from when: few concepts at first, then rarer ones and emoji beside them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from diffinv.tinysd.captions import Corpus
 from diffinv.tinysd.emoji import EmojiCorpus
 
 Pairs = tuple[np.ndarray, list[str], np.ndarray]
-EMOJI_SHARE = 0.2  # of the pairs, once emoji are drawn at all
-# Shapes and words of the icons first: a small network learns few concepts well sooner than many badly.
-ICONS_ALONE_SHARE = 0.5  # of the denoiser's samples
+EMOJI_SHARE = 0.15  # of the pairs, once emoji are drawn at all
+WIDER_SHARE = 0.4  # of the icons, once icons of the wider concepts are drawn at all
+# The commonest concepts first: a small network learns few concepts well sooner than many badly.
+COMMONEST_ALONE_SHARE = 0.25  # of the denoiser's samples
 
 
 class ImageSource(Protocol):
@@ -39,8 +40,10 @@ class Mixture:
 
     @classmethod
     def load(cls, folder: Path, part: str, resolution: int) -> Mixture:
-        """Read both corpora of a corpus folder, area-averaged to ``resolution`` px."""
-        return cls(Corpus.load(folder, part, resolution), EmojiCorpus.load(folder, part, resolution))
+        """Read both corpora, area-averaged to ``resolution`` px; ``train`` has the wider concepts too."""
+        wider_share = WIDER_SHARE if part == "train" else 0.0
+        icons = Corpus.load(folder, part, resolution, wider_share=wider_share)
+        return cls(icons, EmojiCorpus.load(folder, part, resolution))
 
     def draw(self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0) -> Pairs:
         """Draw pairs as ``Corpus.draw`` does; ``plain_share`` is of the icons."""

@@ -15,11 +15,20 @@ from diffinv.randomness import stream
 from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, PairSource
 from diffinv.tinysd.encoded_pairs import PAIRS_PER_BLOCK, EncodedBlocks, PairEncoder
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation, world_size
+from diffinv.tinysd.training_loop import (
+    Schedule,
+    TrainingRun,
+    mixed_precision,
+    seeded_initialisation,
+    world_size,
+)
 
 # Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the
 # noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
 MIN_SNR, MAX_SNR = 0.2, 5.0
+MILESTONE_SAMPLES = (
+    250_000  # of stage unet: its weights are kept every so often, to see what more would bring
+)
 FINE_SHARE = 1 / 3  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
 
 
@@ -77,7 +86,7 @@ class DenoisingLoss:
         strata = (np.arange(len(latents)) + generator.random(len(latents))) / len(latents)
         timesteps = torch.from_numpy((strata * len(self.weights)).astype(np.int64)).to(self.device)
         noisy = self.scheduler.add_noise(latents, epsilon, timesteps)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+        with mixed_precision(self.device):
             prediction = network(noisy, timesteps, embeddings).sample
         errors = (prediction.float() - epsilon).square().mean((1, 2, 3))
         return (self.weights[timesteps] * errors).mean()
@@ -103,7 +112,7 @@ def train_denoiser(
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         return loss(network, blocks.batch(run.samples // world_size(), local_batch), generator, noise)
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=minutes, milestone_samples=MILESTONE_SAMPLES)
     return run
 
 

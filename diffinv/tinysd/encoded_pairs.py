@@ -20,7 +20,7 @@ from diffinv.tinysd.training_loop import rank, world_size
 
 PAIRS_PER_BLOCK = 8192
 PAIRS_AT_ONCE = 256
-PASSES_PER_BLOCK = 3
+PASSES_PER_BLOCK = 4
 PLAIN_SHARE = 0.4  # of the icons: at full contrast, shapes make up most of the loss
 
 

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.device,
         options.iconify,
         options.note,
+        options.wider,
+        options.packed,
     )
     for stage in stages:
         check_forerunners(stage, settings.work)
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace, stages: list[str]) -> None:
+    if options.wider < 0:
+        raise ValueError(f"--wider must be 0 or more, not {options.wider}.")
     for name in ("samples", "batch_size", "concepts", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
@@ -100,9 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--concepts", type=int, default=200, help="how many of the commonest concepts to learn"
     )
+    parser.add_argument(
+        "--wider", type=int, default=1300, help="how many of the next commonest concepts to learn after them"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoints in --work")
     parser.add_argument("--work", type=Path, default=Path(".pretrain"), help="folder of checkpoints and logs")
     parser.add_argument("--iconify", type=Path, help="an unpacked @iconify/json, instead of fetching it")
+    parser.add_argument(
+        "--packed", type=Path, help="a corpus packed by --stage pack, instead of drawing it; or where to pack"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     # More than one thread gains little at 8 x 8 latents; more processes (torchrun) do.
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")

@@ -16,10 +16,10 @@ from diffinv.tinysd import (
     emoji6,
     retrieval_pool,
 )
-from diffinv.tinysd.captions import Corpus
 from diffinv.tinysd.corpus import build_corpus
-from diffinv.tinysd.curriculum import ICONS_ALONE_SHARE, Curriculum, Mixture
+from diffinv.tinysd.curriculum import COMMONEST_ALONE_SHARE, Curriculum, Mixture
 from diffinv.tinysd.emoji import build_emoji
+from diffinv.tinysd.packed_corpus import pack_corpus, unpack_corpus
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -27,9 +27,9 @@ RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
 SCHEDULES = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
-    "clip": Schedule(total_samples=140_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(total_samples=900_000, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
-    "unet": Schedule(total_samples=4_000_000, batch_size=64, learning_rate=2e-3, decay_share=0.4),
+    "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
+    "vision": Schedule(total_samples=1_500_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
+    "unet": Schedule(total_samples=2_000_000, batch_size=128, learning_rate=2e-3, decay_share=0.1),
     "unet64": Schedule(total_samples=350_000, batch_size=48, learning_rate=1e-3, decay_share=0.7),
 }
 
@@ -45,15 +45,14 @@ class Pretraining:
     device: str
     package: Path | None
     note: str = ""
+    num_wider: int = 0
+
+    packed: Path | None = None  # a corpus that was packed elsewhere, or where one is packed to
 
     @property
     def pipeline(self) -> Path:
         """The pipeline folder that the stages fill, in diffusers layout."""
         return self.work / "tinysd"
-
-    def corpus(self, part: str = "train") -> Corpus:
-        """Read one part of the icons at the resolution of the first stages."""
-        return Corpus.load(self.work / "corpus", part, RESOLUTION)
 
     def mixture(self, resolution: int = RESOLUTION, part: str = "train") -> Mixture:
         """Read one part of the icons and emoji."""
@@ -61,10 +60,24 @@ class Pretraining:
 
 
 def run_corpus(settings: Pretraining) -> None:
-    """Fetch, draw and select the icons and the emoji."""
+    """Fetch, draw and select the icons and the emoji, or unpack what was packed elsewhere."""
     folder = settings.work / "corpus"
-    build_corpus(folder, num_concepts=settings.num_concepts, package=settings.package)
+    if settings.packed:
+        unpack_corpus(settings.packed, folder)
+        return
+    build_corpus(
+        folder,
+        num_concepts=settings.num_concepts,
+        num_wider=settings.num_wider,
+        package=settings.package,
+    )
     build_emoji(folder, package=settings.package)
+
+
+def run_pack(settings: Pretraining) -> None:
+    """Compress the corpus, in pieces, for a machine that cannot draw it."""
+    for piece in pack_corpus(settings.work / "corpus", settings.packed or settings.work / "packed"):
+        print(f"{piece}: {piece.stat().st_size / 1e6:.1f} MB")
 
 
 def run_vae(settings: Pretraining) -> TrainingRun:
@@ -79,10 +92,10 @@ def run_vae(settings: Pretraining) -> TrainingRun:
 
 def run_clip(settings: Pretraining) -> TrainingRun:
     """Train the CLIP and write ``clip/``, ``text_encoder/`` and ``tokenizer/``."""
-    corpus = settings.corpus()
-    tokenizer = clip_stage.train_tokenizer(corpus)
+    mixture = settings.mixture()
+    tokenizer = clip_stage.train_tokenizer(mixture)
     run = clip_stage.train_clip(
-        corpus,
+        mixture,
         tokenizer,
         settings.work,
         settings.schedules["clip"],
@@ -97,7 +110,7 @@ def run_vision(settings: Pretraining) -> TrainingRun:
     """Tune the image half to the locked text half and write ``clip/`` again."""
     clip, tokenizer = clip_stage.load_clip_folder(settings.pipeline)
     run = clip_stage.train_vision(
-        settings.corpus(),
+        settings.mixture(),
         tokenizer,
         clip,
         settings.work,
@@ -113,9 +126,9 @@ def run_vision(settings: Pretraining) -> TrainingRun:
 def run_unet(settings: Pretraining) -> TrainingRun:
     """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
     schedule, mixture = settings.schedules["unet"], settings.mixture()
-    alone = round(ICONS_ALONE_SHARE * schedule.total_samples)
+    alone = round(COMMONEST_ALONE_SHARE * schedule.total_samples)
     run = denoiser.train_denoiser(
-        Curriculum(mixture, mixture.icons, alone),
+        Curriculum(mixture, mixture.icons.commonest, alone),
         settings.pipeline,
         settings.work,
         schedule,
@@ -170,6 +183,7 @@ def run_card(settings: Pretraining) -> None:
 
 STAGES: dict[str, Callable[[Pretraining], object]] = {
     "corpus": run_corpus,
+    "pack": run_pack,
     "vae": run_vae,
     "clip": run_clip,
     "vision": run_vision,
@@ -180,10 +194,10 @@ STAGES: dict[str, Callable[[Pretraining], object]] = {
     "card": run_card,
 }
 TRAINED = tuple(SCHEDULES)
-RECIPE = tuple(stage for stage in STAGES if stage != "ablation")  # a measurement, no part of the making
+RECIPE = tuple(stage for stage in STAGES if stage not in {"pack", "ablation"})  # no parts of the making
 BUILDS_ON = {
-    "vae": ("corpus",), "clip": ("corpus",), "vision": ("corpus", "clip"), "unet": ("corpus", "vae", "clip"),
-    "unet64": ("corpus", "unet"), "ablation": ("corpus", "vae", "clip"),
+    "pack": ("corpus",), "vae": ("corpus",), "clip": ("corpus",), "vision": ("corpus", "clip"),
+    "unet": ("corpus", "vae", "clip"), "unet64": ("corpus", "unet"), "ablation": ("corpus", "vae", "clip"),
     "datasets": ("corpus",), "card": ("corpus", "vae", "clip", "unet"),
 }  # fmt: skip
 # The file in the work folder that a stage writes last.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffinv.cache import write_atomically, write_json
 from diffinv.randomness import numpy_stream, stream
@@ -60,6 +61,21 @@ def seeded_initialisation(seed: int = 0) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def mixed_precision(device: str) -> Iterator[None]:
+    """Compute in bfloat16 what bears it, where ``device`` has instructions for it: autocast."""
+    on_cpu = device == "cpu"
+    capable = not on_cpu or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    with ExitStack() as stack:
+        if capable:
+            stack.enter_context(torch.autocast(device.split(":")[0], torch.bfloat16))
+            if on_cpu:
+                # The fused attention's backward pass takes eleven times as long in bfloat16 as in float32,
+                # and with it a third of a training step.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
+
+
 LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]
 
 
@@ -99,14 +115,27 @@ class TrainingRun:
         """Say whether the schedule has been run to its end."""
         return self.samples >= self.schedule.total_samples
 
-    def run(self, loss_function: LossFunction, *, minutes: float, save_every_seconds: float = 180) -> None:
-        """Train for ``minutes`` at most, or to the schedule's end, logging to ``<name>.jsonl``."""
+    def run(
+        self,
+        loss_function: LossFunction,
+        *,
+        minutes: float,
+        save_every_seconds: float = 180,
+        milestone_samples: int | None = None,
+    ) -> None:
+        """Train for ``minutes`` at most, or to the schedule's end, logging to ``<name>.jsonl``.
+
+        Every ``milestone_samples`` samples the EMA weights are kept in half precision, as
+        ``<name>-<samples>.safetensors``.
+        """
         started, saved, losses = self.clock(), self.clock(), []
         before = self.seconds
         self.network.train()
         while not self.finished and not self._out_of_time(self.clock() - started > 60 * minutes):
             losses.append(self._step(loss_function))
             self.seconds = before + self.clock() - started
+            if milestone_samples and self.samples % milestone_samples < self.schedule.batch_size:
+                self._keep_milestone()
             if len(losses) == 50:
                 self._log(float(np.mean(losses)))
                 losses.clear()
@@ -172,6 +201,13 @@ class TrainingRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{self.name}.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _keep_milestone(self) -> None:
+        if rank():
+            return
+        state = {key: value.half().cpu().contiguous() for key, value in self.ema_state().items()}
+        with write_atomically(self.folder / f"{self.name}-{self.samples}.safetensors") as file:
+            file.write(save(state))
 
     def save(self) -> None:
         """Write network, EMA and optimiser state to ``<name>.safetensors`` atomically."""
