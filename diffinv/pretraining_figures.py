@@ -52,6 +52,26 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> 
     return fig
 
 
+def milestones(
+    rows: pd.DataFrame, ceiling: float, axes: Sequence[Axes], *, ceiling_label: str = "real icons"
+) -> None:
+    """How good a denoiser was after how many samples, on two axes: held-out loss, samples named right in %.
+
+    `rows` has the columns samples, held_out_loss, named_right; `ceiling` is that share of real images.
+    """
+    millions = rows["samples"] / 1e6
+    axes[0].plot(millions, rows["held_out_loss"], marker="o", color=_SOURCES[0])
+    axes[0].set_ylabel("held-out denoising loss")
+    axes[1].plot(millions, 100 * rows["named_right"], marker="o", color=_SOURCES[0], label="samples")
+    axes[1].axhline(100 * ceiling, color="0.4", linestyle="--", label=ceiling_label)
+    axes[1].set_ylabel("named right by CLIP (%)")
+    axes[1].set_ylim(0, 100)
+    axes[1].legend()
+    for ax in axes:
+        ax.set_xlabel("samples seen (millions)")
+        ax.set_xlim(left=0)
+
+
 def _plain_numbers(ax: Axes) -> None:
     """Few ticks, written out: a log axis that spans less than a decade has none, or far too many."""
     low, high = ax.get_ylim()
