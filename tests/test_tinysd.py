@@ -410,7 +410,7 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
 
 
 def test_variants_are_trained_once_each_and_compared_on_held_out_icons(work, tmp_path, monkeypatch):
-    names = ("as shipped", "width 32-64-96")
+    names = ("starting point", "width 32-64-96")
     variants = {
         name: replace(ablation.VARIANTS[name], schedule=replace(ablation.SCHEDULE, batch_size=8))
         for name in names

@@ -33,7 +33,7 @@ SCHEDULE = Schedule(
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train the denoiser."""
+    """One way to train the denoiser; what none of them says is as shipped."""
 
     schedule: Schedule = SCHEDULE
     network: Mapping[str, Any] = field(default_factory=dict)  # what differs from the shipped U-Net
@@ -42,22 +42,29 @@ class Variant:
     num_tokens: int = MAX_TOKENS  # of the encoded caption that the U-Net attends to
     everything: bool = False  # rarer concepts and emoji beside the commonest, from the first sample on
 
+    def at_width(self, *block_out_channels: int) -> Variant:
+        """The same with other numbers of channels."""
+        return replace(self, network={**self.network, "block_out_channels": block_out_channels})
 
+
+# What was shipped before: the others differ from it in one choice, and what is shipped now was chosen by them.
+START = Variant(snr_bounds=(0.2, MAX_SNR)).at_width(48, 96, 128)
 VARIANTS: Mapping[str, Variant] = {
-    "as shipped": Variant(),
-    "learning rate 1e-3": Variant(replace(SCHEDULE, learning_rate=1e-3)),
-    "learning rate 4e-3": Variant(replace(SCHEDULE, learning_rate=4e-3)),
-    "batch 32": Variant(replace(SCHEDULE, batch_size=32)),
-    "batch 64": Variant(replace(SCHEDULE, batch_size=64)),
-    "attention at 8 x 8 too": Variant(network=EVERYWHERE),
-    "width 32-64-96": Variant(network={"block_out_channels": (32, 64, 96)}),
-    "width 64-96-128": Variant(network={"block_out_channels": (64, 96, 128)}),
-    "width 64-128-192": Variant(network={"block_out_channels": (64, 128, 192)}),
-    "min-SNR weights without a lower bound": Variant(snr_bounds=(0.0, MAX_SNR)),
-    "no min-SNR weights": Variant(snr_bounds=(0.0, float("inf"))),
-    "8 tokens of text": Variant(num_tokens=8),
-    "latents encoded for each step": Variant(passes_per_block=1),
-    "rarer concepts and emoji from the start": Variant(everything=True),
+    "starting point": START,
+    "attention at 8 x 8 too": replace(START, network={**START.network, **EVERYWHERE}),
+    "width 64-96-128": START.at_width(64, 96, 128),
+    "no min-SNR weights": replace(START, snr_bounds=(0.0, float("inf"))),
+    "as shipped: width 64-96-128, SNR bound 0.05": Variant(),
+    "min-SNR weights without a lower bound": replace(START, snr_bounds=(0.0, MAX_SNR)),
+    "learning rate 1e-3": replace(START, schedule=replace(SCHEDULE, learning_rate=1e-3)),
+    "learning rate 4e-3": replace(START, schedule=replace(SCHEDULE, learning_rate=4e-3)),
+    "batch 32": replace(START, schedule=replace(SCHEDULE, batch_size=32)),
+    "batch 64": replace(START, schedule=replace(SCHEDULE, batch_size=64)),
+    "width 32-64-96": START.at_width(32, 64, 96),
+    "width 64-128-192": START.at_width(64, 128, 192),
+    "8 tokens of text": replace(START, num_tokens=8),
+    "latents encoded for each step": replace(START, passes_per_block=1),
+    "rarer concepts and emoji from the start": replace(START, everything=True),
 }
 
 

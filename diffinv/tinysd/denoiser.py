@@ -25,7 +25,7 @@ from diffinv.tinysd.training_loop import (
 
 # Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the
 # noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
-MIN_SNR, MAX_SNR = 0.2, 5.0
+MIN_SNR, MAX_SNR = 0.05, 5.0
 MILESTONE_SAMPLES = (
     250_000  # of stage unet: its weights are kept every so often, to see what more would bring
 )
@@ -33,7 +33,7 @@ FINE_SHARE = 1 / 3  # of a batch of stage unet64: the 64 px images, whose latent
 
 
 def new_denoiser(**changes: Any) -> Any:
-    """Build the 5.3M-parameter U-Net: plain convolutions at 8 x 8, cross-attention at 4 x 4 and 2 x 2.
+    """Build the 5.6M-parameter U-Net: plain convolutions at 8 x 8, cross-attention at 4 x 4 and 2 x 2.
 
     ``changes`` are for what the ablation varies.
     """
@@ -41,7 +41,7 @@ def new_denoiser(**changes: Any) -> Any:
         "sample_size": 8,
         "in_channels": 4,
         "out_channels": 4,
-        "block_out_channels": (48, 96, 128),
+        "block_out_channels": (64, 96, 128),
         "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

@@ -28,9 +28,9 @@ VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to ke
 SCHEDULES = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(total_samples=1_500_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
-    "unet": Schedule(total_samples=2_000_000, batch_size=128, learning_rate=2e-3, decay_share=0.1),
-    "unet64": Schedule(total_samples=350_000, batch_size=48, learning_rate=1e-3, decay_share=0.7),
+    "vision": Schedule(total_samples=1_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
+    "unet": Schedule(total_samples=1_750_000, batch_size=128, learning_rate=2e-3, decay_share=0.0),
+    "unet64": Schedule(total_samples=400_000, batch_size=96, learning_rate=1e-3, decay_share=0.7),
 }
 
 
