@@ -47,7 +47,7 @@ class Variant:
         return replace(self, network={**self.network, "block_out_channels": block_out_channels})
 
 
-# What was shipped before: the others differ from it in one choice, and what is shipped now was chosen by them.
+# What was shipped before: the others differ from it in one choice, and what is shipped was chosen by them.
 START = Variant(snr_bounds=(0.2, MAX_SNR)).at_width(48, 96, 128)
 VARIANTS: Mapping[str, Variant] = {
     "starting point": START,
