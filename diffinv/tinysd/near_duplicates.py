@@ -1,4 +1,4 @@
-"""Nothing is evaluated on what was trained on: icons that nearly equal one another, and which of them goes."""
+"""Icons that nearly equal one another, and which of them goes: none is evaluated that was trained on."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.note,
         options.wider,
         options.packed,
+        options.start,
     )
     for stage in stages:
         check_forerunners(stage, settings.work)
@@ -112,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--iconify", type=Path, help="an unpacked @iconify/json, instead of fetching it")
     parser.add_argument(
         "--packed", type=Path, help="a corpus packed by --stage pack, instead of drawing it; or where to pack"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="an earlier TinySD: stage vision starts from the image half of its CLIP"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     # More than one thread gains little at 8 x 8 latents; more processes (torchrun) do.

@@ -28,7 +28,7 @@ VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to ke
 SCHEDULES = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(total_samples=1_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
+    "vision": Schedule(total_samples=900_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
     "unet": Schedule(total_samples=1_750_000, batch_size=128, learning_rate=2e-3, decay_share=0.0),
     "unet64": Schedule(total_samples=400_000, batch_size=96, learning_rate=1e-3, decay_share=0.7),
 }
@@ -48,6 +48,7 @@ class Pretraining:
     num_wider: int = 0
 
     packed: Path | None = None  # a corpus that was packed elsewhere, or where one is packed to
+    start: Path | None = None  # an earlier TinySD, whose CLIP's image half stage vision starts from
 
     @property
     def pipeline(self) -> Path:
@@ -109,6 +110,9 @@ def run_clip(settings: Pretraining) -> TrainingRun:
 def run_vision(settings: Pretraining) -> TrainingRun:
     """Tune the image half to the locked text half and write ``clip/`` again."""
     clip, tokenizer = clip_stage.load_clip_folder(settings.pipeline)
+    if settings.start:
+        earlier, _ = clip_stage.load_clip_folder(settings.start)
+        clip.vision_model.load_state_dict(earlier.float().vision_model.state_dict())
     run = clip_stage.train_vision(
         settings.mixture(),
         tokenizer,
@@ -117,6 +121,7 @@ def run_vision(settings: Pretraining) -> TrainingRun:
         settings.schedules["vision"],
         minutes=settings.minutes,
         device=settings.device,
+        knows_shapes=settings.start is not None,
     )
     clip.load_state_dict(run.ema_state())
     clip.cpu().save_pretrained(settings.pipeline / "clip")
