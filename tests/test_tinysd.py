@@ -379,7 +379,12 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_unbroken_one(
     assert 0 < halfway < SAMPLES[stage]
     with pytest.raises(ValueError, match=f"{stage}.safetensors exists: add --resume"):
         pretrain_stage(stage, tmp_path)
+    log = tmp_path / f"{stage}.jsonl"
+    with log.open("a") as file:  # a killed run may have logged what is not in its last checkpoint
+        file.write(json.dumps({"samples": SAMPLES[stage] + 1, "seconds": 1.0, "loss": 1.0}) + "\n")
     pretrain_stage(stage, tmp_path, "--resume")
+    logged = [json.loads(row)["samples"] for row in log.read_text().splitlines()]
+    assert logged == sorted(set(logged)) and logged[-1] == SAMPLES[stage]
     whole, resumed = (load_file(folder / f"{stage}.safetensors") for folder in (work, tmp_path))
     assert whole.keys() == resumed.keys()
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []

@@ -202,6 +202,15 @@ class TrainingRun:
         with (self.folder / f"{self.name}.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def _forget_log_after(self, samples: int) -> None:
+        """A killed run logged steps beyond its checkpoint, which will be taken and logged again."""
+        log = self.folder / f"{self.name}.jsonl"
+        if rank() or not log.exists():
+            return
+        rows = [row for row in log.read_text().splitlines() if json.loads(row)["samples"] <= samples]
+        with write_atomically(log, "w") as file:
+            file.write("".join(row + "\n" for row in rows))
+
     def _keep_milestone(self) -> None:
         if rank():
             return
@@ -232,6 +241,7 @@ class TrainingRun:
             progress = file.metadata()
         tensors = load_file(path)
         self.samples, self.seconds = int(progress["samples"]), float(progress["seconds"])
+        self._forget_log_after(self.samples)
         self.network.load_state_dict(
             {
                 key.removeprefix("network."): value
