@@ -40,7 +40,7 @@ class InversionTest:
     """What the card inverts, and how: the profile `tiny` but for the numbers of vectors and of updates."""
 
     datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
-    images_per_dataset: int = 6  # the first one of each class, as far as they go
+    images_per_dataset: int = 10  # the first one of each class
     candidates_per_class: int = 10  # the originals among which the nearest to a sample is looked for
     tokens_grid: tuple[int, ...] = (1, 2, 4, 8)
     updates_grid: tuple[int, ...] = (50, 100, 200, 400)

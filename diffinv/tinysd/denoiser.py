@@ -29,7 +29,7 @@ MIN_SNR, MAX_SNR = 0.05, 5.0
 MILESTONE_SAMPLES = (
     250_000  # of stage unet: its weights are kept every so often, to see what more would bring
 )
-FINE_SHARE = 1 / 3  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
+FINE_SHARE = 1 / 5  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
 
 
 def new_denoiser(**changes: Any) -> Any:
