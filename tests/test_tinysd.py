@@ -405,7 +405,7 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     assert record["figures"].keys() >= card_text.GOALS.keys()
     assert {stage: entry["samples"] for stage, entry in record["training"].items()} == SAMPLES
     text = (tmp_path / "tinysd" / "README.md").read_text()
-    assert "Not at release scale yet" in text and "another hour of that machine would add" in text
+    assert "Not at release scale yet" in text and "another hour of that machine" in text
     milestones = pd.read_csv(tmp_path / "tinysd" / "logs" / "milestones.csv")
     assert milestones["samples"].tolist() == [256, 512, 768]
     assert milestones["named_right"].between(0, 1).all() and (milestones["held_out_loss"] > 0).all()

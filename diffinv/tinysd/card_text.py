@@ -41,10 +41,11 @@ def write_notice(path: Path, facts: dict) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def outlook(log: Path, milestones: Path) -> str:
+def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
     """What another hour on the machine that trained last would bring, from the denoiser's log and milestones.
 
-    From measures on held-out icons: the curriculum and the learning rate move the training's own loss too.
+    From measures on held-out icons, as the curriculum moves the training's own loss too; ``shipped_right`` is
+    the share of samples of the shipped weights that are named right.
     """
     rows = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
     recent = rows.iloc[-max(2, len(rows) // 10) :]
@@ -64,13 +65,13 @@ def outlook(log: Path, milestones: Path) -> str:
     text = f"{speed} Measured on held-out icons after so many samples:\n\n{markdown_table(columns, lines)}\n"
     if len(kept) < 2:
         return text
-    # Linear in the logarithm of the samples, over the second half of the training.
-    recent = kept[kept["samples"] >= kept["samples"].iloc[-1] / 2]
-    slope, _ = np.polyfit(np.log(recent["samples"]), recent["named_right"], 1)
-    more = slope * np.log1p(rate / kept["samples"].iloc[-1])
+    power, scale = np.polyfit(np.log(kept["samples"]), np.log(kept["held_out_loss"]), 1)
+    latest = kept["samples"].iloc[-1]
+    now, later = (float(np.exp(scale) * samples**power) for samples in (latest, latest + rate))
     return (
-        f"{text}\nGoing on like that (a line in the logarithm of the samples, through the second half of the "
-        f"table), another hour of that machine would add {100 * more:+.1f} points to the samples named right."
+        f"{text}\nA power law through the held-out losses of the table goes from {now:.4f} to {later:.4f} "
+        "with another hour of that machine at this learning rate. In what follows the last row, stage unet64, the "
+        f"rate falls to zero: after it {shipped_right:.1%} are named right."
     )
 
 
@@ -94,6 +95,7 @@ def card_text(
         f"| {entry['seconds'] / 60:.0f} | {entry.get('loss', float('nan')):.4f} |"
         for stage, entry in training.items()
     )
+    named_right = figures["samples that CLIP names right among all concepts"]
     num_emoji = facts["emoji"]["icons"]["train"]
     variants = _variants(folder / "logs" / "ablation.csv")
     measured = "\n".join(row(name, value) for name, value in figures.items())
@@ -120,7 +122,7 @@ Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 {stages}
 
 {note}
-{outlook(folder / "logs" / "unet.jsonl", folder / "logs" / "milestones.csv")}
+{outlook(folder / "logs" / "unet.jsonl", folder / "logs" / "milestones.csv", named_right)}
 {variants}
 ## Measured on held-out icon sets
 
