@@ -70,8 +70,8 @@ def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
     now, later = (float(np.exp(scale) * samples**power) for samples in (latest, latest + rate))
     return (
         f"{text}\nA power law through the held-out losses of the table goes from {now:.4f} to {later:.4f} "
-        "with another hour of that machine at this learning rate. In what follows the last row, stage unet64, the "
-        f"rate falls to zero: after it {shipped_right:.1%} are named right."
+        "with another hour of that machine at this learning rate. In what follows the last row, stage "
+        f"unet64, the rate falls to zero: after it {shipped_right:.1%} are named right."
     )
 
 
