@@ -53,17 +53,19 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> 
 
 
 def milestones(
-    rows: pd.DataFrame, ceiling: float, axes: Sequence[Axes], *, ceiling_label: str = "real icons"
+    rows: pd.DataFrame, axes: Sequence[Axes], *, real_right: float, shipped: tuple[float, float]
 ) -> None:
     """How good a denoiser was after how many samples, on two axes: held-out loss, samples named right in %.
 
-    `rows` has the columns samples, held_out_loss, named_right; `ceiling` is that share of real images.
+    `rows` has the columns samples, held_out_loss, named_right; `real_right` is that share of real images, and
+    `shipped` are the samples behind the shipped weights, after the learning rate's fall, and their share.
     """
     millions = rows["samples"] / 1e6
     axes[0].plot(millions, rows["held_out_loss"], marker="o", color=_SOURCES[0])
     axes[0].set_ylabel("held-out denoising loss")
     axes[1].plot(millions, 100 * rows["named_right"], marker="o", color=_SOURCES[0], label="samples")
-    axes[1].axhline(100 * ceiling, color="0.4", linestyle="--", label=ceiling_label)
+    axes[1].plot(shipped[0] / 1e6, 100 * shipped[1], "D", color=_SOURCES[1], label="samples, as shipped")
+    axes[1].axhline(100 * real_right, color="0.4", linestyle="--", label="real icons")
     axes[1].set_ylabel("named right by CLIP (%)")
     axes[1].set_ylim(0, 100)
     axes[1].legend()

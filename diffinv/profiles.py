@@ -98,9 +98,9 @@ class Profile:
 TINY = Profile(
     name="tiny",
     device="cpu",
-    # Chosen on 30 validation images a dataset, by the share of samples that keep their image's class: TinySD's
-    # text vectors vary by 2, new ones by 0.1, so that a higher rate serves; 200 updates kept more digits than
-    # 100 (37 against 20 %) and as many icons.
+    # Chosen on 30 validation images a dataset, by the share of samples that keep their image's class:
+    # TinySD's text vectors vary by 2, new ones by 0.1, so that a higher rate serves; 200 updates kept more
+    # digits than 100 (37 against 20 %) and as many icons.
     inversion=Inversion(steps_per_image=200, learning_rate=0.1),
     sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
     training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),

@@ -73,7 +73,7 @@ def draw_samples(
     pictures = np.stack(list(columns.values()), axis=1)
     panels = list(dict.fromkeys(datasets))
     rows = max(datasets.count(dataset) for dataset in panels)
-    size = (len(panels) * (0.8 + 0.62 * len(columns)), 0.8 + 0.6 * rows)
+    size = (len(panels) * (0.8 + 0.62 * len(columns)), 1.2 + 0.66 * rows)
     with style():
         fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
         for ax, dataset in zip(axes[0], panels, strict=True):
