@@ -19,6 +19,7 @@ from diffinv import __version__
 from diffinv.cli import _parser
 from diffinv.doctor import ASSETS, read_checksums
 from diffinv.notebook_job import declared_parameters
+from diffinv.tinysd import pretrain
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -96,7 +97,10 @@ def test_every_command_of_the_readme_exists():
             assert arguments[0] == "-c" and ast.parse(arguments[1])
         elif program != "export":
             assert program == "diffinv"
-            _parser().parse_args(arguments)  # exits where an option is unknown
+            if arguments[0] == "pretrain":  # has a command line of its own; raises where an option is unknown
+                pretrain._parser().parse_args(arguments[1:])
+            else:
+                _parser().parse_args(arguments)  # exits where an option is unknown
 
 
 def test_every_file_that_the_readme_names_is_there():
