@@ -420,14 +420,18 @@ TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=40, batch_si
 
 def test_the_best_look_at_the_test_set_is_kept_and_named(noisy_images):
     train, test = noisy_images
-    picked = train_and_test(train, test, TRAINING, Switches(selection="best_on_test"), seed=0)
-    last = train_and_test(train, test, TRAINING, OURS, seed=0)
-    steps, accuracies = zip(*picked.looks, strict=True)
-    assert steps == (*range(1, 41, 2), 40) and picked.looks == last.looks
-    assert picked.selection == "best_on_test" and last.selection == "last_step"
-    assert picked.accuracy == max(accuracies[:-1])
-    assert last.accuracy == accuracies[-1] != picked.accuracy
-    assert picked.step == steps[accuracies.index(picked.accuracy)]
+    gains = []
+    for seed in range(4):
+        picked = train_and_test(train, test, TRAINING, Switches(selection="best_on_test"), seed=seed)
+        last = train_and_test(train, test, TRAINING, OURS, seed=seed)
+        steps, accuracies = zip(*picked.looks, strict=True)
+        assert steps == (*range(1, 41, 2), 40) and picked.looks == last.looks
+        assert picked.selection == "best_on_test" and last.selection == "last_step"
+        assert picked.accuracy == max(accuracies[:-1]) and last.accuracy == accuracies[-1]
+        assert picked.step == steps[accuracies.index(picked.accuracy)]
+        gains.append(picked.accuracy - last.accuracy)
+    # Processors round differently, and a last step may be as good as the best look: not with every seed.
+    assert max(gains) > 0
 
 
 def test_looking_changes_nothing(noisy_images):
