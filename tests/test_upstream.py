@@ -421,7 +421,7 @@ TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=40, batch_si
 def test_the_best_look_at_the_test_set_is_kept_and_named(noisy_images):
     train, test = noisy_images
     gains = []
-    for seed in range(4):
+    for seed in range(10):
         picked = train_and_test(train, test, TRAINING, Switches(selection="best_on_test"), seed=seed)
         last = train_and_test(train, test, TRAINING, OURS, seed=seed)
         steps, accuracies = zip(*picked.looks, strict=True)
@@ -431,7 +431,7 @@ def test_the_best_look_at_the_test_set_is_kept_and_named(noisy_images):
         assert picked.step == steps[accuracies.index(picked.accuracy)]
         gains.append(picked.accuracy - last.accuracy)
     # Processors round differently, and a last step may be as good as the best look: not with every seed.
-    assert max(gains) > 0
+    assert max(gains) > 0, gains
 
 
 def test_looking_changes_nothing(noisy_images):
