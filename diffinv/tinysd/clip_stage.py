@@ -185,7 +185,7 @@ def train_vision(
     An image half that ``knows_shapes``, of an earlier CLIP, sees random colours from the start.
     """
     mixture = source if isinstance(source, Mixture) else None
-    corpus = mixture.icons if mixture else source
+    corpus = source.icons if isinstance(source, Mixture) else source
     num_emoji = round(mixture.emoji_share * schedule.batch_size) if mixture else 0
     clip.text_model.requires_grad_(False)
     run = TrainingRun(clip.to(device), schedule, folder, name="vision")
@@ -207,7 +207,7 @@ def train_vision(
         ]
         labels = [number_of[name] for name in corpus.icons["concept"].iloc[rows]] + [NO_CONCEPT] * num_emoji
         if mixture and num_emoji:
-            coloured, names, _ = mixture.emoji.draw(generator, num_emoji)
+            coloured, names = mixture.emoji.draw(generator, num_emoji)[:2]
             images, captions = np.concatenate([images, coloured]), captions + names
         ids = tokenize(tokenizer, captions).to(device)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
