@@ -1,6 +1,6 @@
 """The corpus on its way to another machine: compressed, in pieces, and checked on arrival.
 
-Where npm or resvg are missing, as on a lent GPU, pre-training starts from this: 22 MB instead of 380.
+Where npm or resvg are missing, as on a lent GPU, pre-training starts from this: 18 MB instead of 380.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARTS = {"masks": ("icons", "corpus"), "emoji": ("emoji", "emoji")}
 def pack_corpus(folder: Path, target: Path) -> list[Path]:
     """Write what ``build_corpus`` and ``build_emoji`` left in ``folder`` to ``target``; return the pieces.
 
-    A piece has ``ROWS_PER_PIECE`` pictures: about 2 MB of masks, 11 MB of emoji.
+    A piece has ``ROWS_PER_PIECE`` pictures: about 1 MB of masks, 8 MB of emoji.
     """
     pieces = []
     for array, (table, facts) in PARTS.items():
