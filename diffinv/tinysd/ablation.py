@@ -100,7 +100,7 @@ def _train(
 ) -> dict[str, float]:
     with seeded_initialisation():
         unet = new_denoiser(**variant.network)
-    curriculum = Curriculum(mixture if variant.everything else mixture.icons.commonest)
+    curriculum = Curriculum(mixture if variant.everything else mixture.icons.with_wider_share(0))
     blocks = EncodedBlocks(curriculum, pipeline_folder, passes=variant.passes_per_block)
     loss, batch_size = DenoisingLoss("cpu", variant.snr_bounds), variant.schedule.batch_size
 

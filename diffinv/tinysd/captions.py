@@ -113,10 +113,9 @@ class Corpus:
         """The concepts, most frequent first."""
         return self.icons["concept"].value_counts().index.tolist()
 
-    @property
-    def commonest(self) -> Corpus:
-        """The same corpus, of which no icon of a wider concept is drawn."""
-        return replace(self, wider_share=0.0)
+    def with_wider_share(self, share: float) -> Corpus:
+        """The same corpus with another share of rarer concepts among what is drawn, if it has any."""
+        return replace(self, wider_share=share if self.num_wider_icons else 0.0)
 
     def draw(
         self,

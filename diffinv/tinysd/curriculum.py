@@ -14,9 +14,9 @@ from diffinv.tinysd.emoji import EmojiCorpus
 Pairs = tuple[np.ndarray, list[str], np.ndarray]
 EMOJI_SHARE = 0.15  # of the pairs, once emoji are drawn at all
 WIDER_SHARE = 0.4  # of the icons, once icons of the wider concepts are drawn at all
-LAST_WIDER_SHARE = 0.2  # the same in the denoiser's last stage, while the learning rate falls
+DENOISER_WIDER_SHARE = 0.2  # the same of what the denoiser learns from
 # The commonest concepts first: a small network learns few concepts well sooner than many badly.
-COMMONEST_ALONE_SHARE = 0.475  # of the denoiser's samples
+COMMONEST_ALONE_SHARE = 0.4  # of the denoiser's samples before it meets 64 px
 
 
 class ImageSource(Protocol):
@@ -48,8 +48,7 @@ class Mixture:
 
     def with_wider_share(self, share: float) -> Mixture:
         """The same with another share of rarer concepts among the icons, if it has any."""
-        wider_share = share if self.icons.wider_share else 0.0
-        return replace(self, icons=replace(self.icons, wider_share=wider_share))
+        return replace(self, icons=self.icons.with_wider_share(share))
 
     def draw(self, generator: np.random.Generator, count: int, *, plain_share: float = 0.0) -> Pairs:
         """Draw pairs as ``Corpus.draw`` does; ``plain_share`` is of the icons."""

@@ -17,7 +17,7 @@ from diffinv.tinysd import (
     retrieval_pool,
 )
 from diffinv.tinysd.corpus import build_corpus
-from diffinv.tinysd.curriculum import COMMONEST_ALONE_SHARE, LAST_WIDER_SHARE, Curriculum, Mixture
+from diffinv.tinysd.curriculum import COMMONEST_ALONE_SHARE, DENOISER_WIDER_SHARE, Curriculum, Mixture
 from diffinv.tinysd.emoji import build_emoji
 from diffinv.tinysd.packed_corpus import pack_corpus, unpack_corpus
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
@@ -28,9 +28,15 @@ VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to ke
 SCHEDULES = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(total_samples=900_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05),
-    "unet": Schedule(total_samples=920_960, batch_size=128, learning_rate=2e-3, decay_share=0.0),
-    "unet64": Schedule(total_samples=460_000, batch_size=96, learning_rate=1.5e-3, decay_share=0.85),
+    "vision": Schedule(
+        total_samples=1_500_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
+    ),
+    "unet": Schedule(
+        total_samples=2_200_000, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
+    ),
+    "unet64": Schedule(
+        total_samples=400_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.85, optimiser="muon"
+    ),
 }
 
 
@@ -130,10 +136,11 @@ def run_vision(settings: Pretraining) -> TrainingRun:
 
 def run_unet(settings: Pretraining) -> TrainingRun:
     """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
-    schedule, mixture = settings.schedules["unet"], settings.mixture()
+    schedule = settings.schedules["unet"]
+    mixture = settings.mixture().with_wider_share(DENOISER_WIDER_SHARE)
     alone = round(COMMONEST_ALONE_SHARE * schedule.total_samples)
     run = denoiser.train_denoiser(
-        Curriculum(mixture, mixture.icons.commonest, alone),
+        Curriculum(mixture, mixture.icons.with_wider_share(0), alone),
         settings.pipeline,
         settings.work,
         schedule,
@@ -148,8 +155,8 @@ def run_unet(settings: Pretraining) -> TrainingRun:
 def run_unet64(settings: Pretraining) -> TrainingRun:
     """Tune the denoiser to 64 px beside 32 px and write ``unet/`` again."""
     run = denoiser.tune_denoiser(
-        Curriculum(settings.mixture().with_wider_share(LAST_WIDER_SHARE)),
-        Curriculum(settings.mixture(FINE_RESOLUTION).with_wider_share(LAST_WIDER_SHARE)),
+        Curriculum(settings.mixture().with_wider_share(DENOISER_WIDER_SHARE)),
+        Curriculum(settings.mixture(FINE_RESOLUTION).with_wider_share(DENOISER_WIDER_SHARE)),
         settings.pipeline,
         settings.work,
         settings.schedules["unet64"],

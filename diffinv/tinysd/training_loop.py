@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,11 +34,16 @@ class Schedule:
     decay_share: float = 0.3  # the last share of the samples, over which the learning rate falls to zero
     weight_decay: float = 0.01
     ema_decay: float = 0.999
+    optimiser: Literal["adamw", "muon"] = "adamw"  # Muon (Jordan et al. 2024) takes the hidden weights alone
 
     def factor(self, samples: int) -> float:
         """Learning-rate factor in [0, 1] after ``samples`` samples: up, flat, down."""
         left = (self.total_samples - samples) / max(1.0, self.decay_share * self.total_samples)
         return float(min(1.0, (samples + self.batch_size) / self.warmup_samples, max(0.0, left)))
+
+
+FIRST_OR_LAST = re.compile(r"\bconv_in\b|\bconv_out\b|\bembeddings\b|_projection\b")  # of a U-Net, a CLIP
+ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
 
 def rank() -> int:
@@ -76,6 +83,19 @@ def mixed_precision(device: str) -> Iterator[None]:
         yield
 
 
+def hidden_matrices(network: nn.Module) -> dict[int, nn.Parameter]:
+    """Views ``[out, in * height * width]`` of the trained weights but those of the first and last layers.
+
+    By their number among the trained parameters; they share the network's storage.
+    """
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    return {
+        number: nn.Parameter(p.detach().view(len(p), -1))
+        for number, (name, p) in enumerate(trained)
+        if p.ndim > 1 and not FIRST_OR_LAST.search(name)
+    }
+
+
 LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tensor]
 
 
@@ -99,16 +119,31 @@ class TrainingRun:
         self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
         self.clock = clock or time.monotonic
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=schedule.learning_rate,
-            weight_decay=schedule.weight_decay,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        # By a parameter's number: its own storage as the matrix that Muon wants.
+        self.matrices = hidden_matrices(network) if schedule.optimiser == "muon" else {}
+        self.optimisers = self._new_optimisers()
         self.ema = [p.detach().clone() for p in self.parameters]
         self.samples, self.seconds = 0, 0.0
         self._load()
+
+    def _new_optimisers(self) -> list[torch.optim.Optimizer]:
+        rate, decay = self.schedule.learning_rate, self.schedule.weight_decay
+        others = [p for number, p in enumerate(self.parameters) if number not in self.matrices]
+        optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=(0.9, 0.99), fused=True)
+        ]
+        if matrices := [*self.matrices.values()]:
+            # Steps of AdamW's size, so that one learning rate serves both (Liu et al. 2025).
+            optimisers.append(
+                torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            )
+        return optimisers
+
+    def _state_of(self, number: int) -> dict[str, Tensor]:
+        """What its optimiser remembers of a parameter, to read and to change."""
+        if number in self.matrices:
+            return self.optimisers[1].state[self.matrices[number]]
+        return self.optimisers[0].state[self.parameters[number]]
 
     @property
     def finished(self) -> bool:
@@ -155,7 +190,7 @@ class TrainingRun:
     def _step(self, loss_function: LossFunction) -> float:
         step = self.samples // self.schedule.batch_size
         factor = self.schedule.factor(self.samples)
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.schedule.learning_rate * factor
         keys = (self.name, step, rank())
         loss = loss_function(self.network, numpy_stream(self.seed, *keys), stream(self.seed, *keys, "noise"))
@@ -167,8 +202,12 @@ class TrainingRun:
         loss.backward()
         self._average_gradients()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for number, matrix in self.matrices.items():
+            gradient = self.parameters[number].grad
+            matrix.grad = None if gradient is None else gradient.flatten(1)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.network.zero_grad(set_to_none=True)
         # A young average would be dominated by the random initialisation, hence the ramp.
         decay = min(self.schedule.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
@@ -223,9 +262,9 @@ class TrainingRun:
         if rank():
             return
         tensors = {f"network.{key}": value.contiguous() for key, value in self.network.state_dict().items()}
-        for index, (parameter, mean) in enumerate(zip(self.parameters, self.ema, strict=True)):
+        for index, mean in enumerate(self.ema):
             tensors[f"ema.{index}"] = mean.contiguous()
-            for key, value in self.optimiser.state[parameter].items():
+            for key, value in self._state_of(index).items():
                 tensors[f"optimiser.{index}.{key}"] = value.detach().clone().contiguous()
         progress = {"samples": str(self.samples), "seconds": str(self.seconds)}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -251,8 +290,7 @@ class TrainingRun:
         )
         for index, parameter in enumerate(self.parameters):
             self.ema[index].copy_(tensors[f"ema.{index}"])
-            prefix = f"optimiser.{index}."
-            state = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-            self.optimiser.state[parameter] = {
-                key: value.to(parameter.device) for key, value in state.items()
-            }
+            for key in MUON_STATE if index in self.matrices else ADAMW_STATE:
+                # A checkpoint of the other optimiser has none for this parameter, which then begins anew.
+                if (stored := tensors.get(f"optimiser.{index}.{key}")) is not None:
+                    self._state_of(index)[key] = stored.to(parameter.device)
