@@ -47,14 +47,18 @@ class Variant:
         return replace(self, network={**self.network, "block_out_channels": block_out_channels})
 
 
-# What was shipped before: the others differ from it in one choice, and what is shipped was chosen by them.
+# An earlier TinySD's: the others differ from it in one choice, and what is shipped was chosen by them.
 START = Variant(snr_bounds=(0.2, MAX_SNR)).at_width(48, 96, 128)
 VARIANTS: Mapping[str, Variant] = {
     "starting point": START,
     "attention at 8 x 8 too": replace(START, network={**START.network, **EVERYWHERE}),
     "width 64-96-128": START.at_width(64, 96, 128),
     "no min-SNR weights": replace(START, snr_bounds=(0.0, float("inf"))),
-    "as shipped: width 64-96-128, SNR bound 0.05": Variant(),
+    "width 64-96-128, SNR bound 0.05": Variant(),
+    "Muon": replace(START, schedule=replace(SCHEDULE, optimiser="muon")),
+    "as shipped: width 64-96-128, SNR bound 0.05, Muon, batch 256, learning rate 2.5e-3": Variant(
+        replace(SCHEDULE, optimiser="muon", batch_size=256, learning_rate=2.5e-3)
+    ),
     "min-SNR weights without a lower bound": replace(START, snr_bounds=(0.0, MAX_SNR)),
     "learning rate 1e-3": replace(START, schedule=replace(SCHEDULE, learning_rate=1e-3)),
     "learning rate 4e-3": replace(START, schedule=replace(SCHEDULE, learning_rate=4e-3)),

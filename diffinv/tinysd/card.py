@@ -41,6 +41,7 @@ SAMPLING = Sampling(guidance_scale=7.5, num_inference_steps=20, resolution=32, b
 FINE_SAMPLING = replace(SAMPLING, resolution=64)
 SAMPLES_PER_CONCEPT = 3
 INVERSION_TEST = InversionTest()
+TRAINED_NAMED_RIGHT = "icons of its own training that CLIP names right among all concepts"
 SHOWN_PROMPTS = (
     "a red heart icon on white", "a yellow star icon on dark blue", "a green tree icon on black",
     "a light blue cloud icon on dark grey", "a white home icon on purple", "an orange bell icon on black",
@@ -108,7 +109,7 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
     """Measure every figure of the card but the speed; two sample sheets are drawn on the way."""
     mixture = Mixture.load(corpus_folder, "held_out", 32)
     fine = Mixture.load(corpus_folder, "held_out", 64)
-    held_out = mixture.icons
+    held_out, trained = mixture.icons, Corpus.load(corpus_folder, "train", 32)
     test = load_dataset("icons10", split="test")
     clip_model, tokenizer = load_clip_folder(target)
     clip, diffusion = load_clip(target), load_diffusion(target)
@@ -122,6 +123,9 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
             clip_model.float(), tokenizer, test.images.astype(np.float32) / 255, names
         ),
         **_sample_figures(clip, diffusion, held_out),
+        TRAINED_NAMED_RIGHT: named_right(
+            clip, held_out.concepts, *_numbered_icons(trained, held_out.concepts, 1000)
+        ),
         **{
             f"denoising loss at timestep {level}, {resolution} px": loss
             for resolution, icons in ((32, held_out), (64, fine.icons))
@@ -169,15 +173,22 @@ def measure_milestones(work: Path, target: Path) -> list[dict[str, float]]:
     return rows
 
 
+def _numbered_icons(corpus: Corpus, concepts: list[str], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``count`` icons, uint8 ``[n, 32, 32, 3]``, and their concepts' numbers, without those not listed."""
+    images, _, rows = corpus.draw(numpy_stream(0, "card"), count)
+    drawn = corpus.icons["concept"].iloc[rows]
+    listed = drawn.isin(concepts).to_numpy()
+    numbers = np.array([concepts.index(concept) for concept in drawn[listed]])
+    return (images[listed] * 255).astype(np.uint8), numbers
+
+
 def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corpus) -> dict[str, float]:
     concepts = held_out.concepts
     each = np.arange(len(concepts))
     wanted = np.repeat(each, SAMPLES_PER_CONCEPT)
     drawn = draw_concepts(diffusion, concepts, wanted, SAMPLING)
     fine = draw_concepts(diffusion, concepts, each, FINE_SAMPLING)
-    images, _, rows = held_out.draw(numpy_stream(0, "card"), len(wanted))
-    numbers = np.array([concepts.index(concept) for concept in held_out.icons["concept"].iloc[rows]])
-    shown = (images * 255).astype(np.uint8)
+    shown, numbers = _numbered_icons(held_out, concepts, len(wanted))
     real, synthetic = clip.image_features(shown), clip.image_features(drawn)
     right = partial(named_right, clip, concepts)
     return {

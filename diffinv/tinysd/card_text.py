@@ -148,15 +148,15 @@ def _variants(path: Path) -> str:
     return f"""
 ## Choices of the denoiser
 
-Each variant differs in one choice from a starting point, the denoiser of the TinySD before this one (width
-48-96-128, min-SNR weights with a lower bound of 0.2, learning rate 2e-3, batches of 128, the commonest
-concepts alone), and was trained from scratch for {minutes} minutes of one core's time. The loss is the plain
-squared error of the predicted noise on held-out icons, with their captions and with captions of other icons;
-the difference is what was learnt from words. Width and lower bound of what is shipped were chosen before the
-long training, by the starting point, the width 64-96-128, the attention at 8 x 8 and the training without
-weights; the other rows were measured after it. No bound at all is best here, but leaves the noisiest steps,
-where a caption is all there is to go by, next to no weight. Minutes tell what learns fastest at first, not
-what is best after hours. Again: `diffinv pretrain --stage ablation`.
+Each variant differs in one choice from a starting point, the denoiser of an earlier TinySD (width 48-96-128,
+min-SNR weights with a lower bound of 0.2, AdamW, learning rate 2e-3, batches of 128, the commonest concepts
+alone), and was trained from scratch for {minutes} minutes of one core's time. The loss is the plain squared
+error of the predicted noise on held-out icons, with their captions and with captions of other icons; the
+difference is what was learnt from words. Width and lower bound of what is shipped were chosen before the long
+training, Muon in the middle of it (by a trial from the same weights, not in this table); most other rows were
+measured after it. No bound at all is best here, but leaves the noisiest steps, where a caption is all there
+is to go by, next to no weight. Minutes tell what learns fastest at first, not what is best after hours.
+Again: `diffinv pretrain --stage ablation`.
 
 {ablation.table(rows)}
 """

@@ -26,9 +26,7 @@ from diffinv.tinysd.training_loop import (
 # Weights of the squared error of x0: min-SNR's upper bound, and a lower one. Without the lower bound the
 # noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
 MIN_SNR, MAX_SNR = 0.05, 5.0
-MILESTONE_SAMPLES = (
-    250_000  # of stage unet: its weights are kept every so often, to see what more would bring
-)
+MILESTONE_SAMPLES = 500_000  # of stage unet: so often its weights are kept, to see what more would bring
 FINE_SHARE = 1 / 5  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
 
 
