@@ -174,7 +174,7 @@ def measure_milestones(work: Path, target: Path) -> list[dict[str, float]]:
 
 
 def _numbered_icons(corpus: Corpus, concepts: list[str], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw ``count`` icons, uint8 ``[n, 32, 32, 3]``, and their concepts' numbers, without those not listed."""
+    """Draw icons, uint8 ``[n, 32, 32, 3]``, and number their concepts; those not listed are left out."""
     images, _, rows = corpus.draw(numpy_stream(0, "card"), count)
     drawn = corpus.icons["concept"].iloc[rows]
     listed = drawn.isin(concepts).to_numpy()

@@ -153,9 +153,10 @@ min-SNR weights with a lower bound of 0.2, AdamW, learning rate 2e-3, batches of
 alone), and was trained from scratch for {minutes} minutes of one core's time. The loss is the plain squared
 error of the predicted noise on held-out icons, with their captions and with captions of other icons; the
 difference is what was learnt from words. Width and lower bound of what is shipped were chosen before the long
-training, Muon in the middle of it (by a trial from the same weights, not in this table); most other rows were
-measured after it. No bound at all is best here, but leaves the noisiest steps, where a caption is all there
-is to go by, next to no weight. Minutes tell what learns fastest at first, not what is best after hours.
+training; most other rows were measured after it. No bound at all is best here, but leaves the noisiest steps,
+where a caption is all there is to go by, next to no weight. Minutes tell what learns fastest at first, not
+what is best after hours: Muon, no better than AdamW here, was chosen by a trial that went on from a million
+samples, where the loss fell much faster with it.
 Again: `diffinv pretrain --stage ablation`.
 
 {ablation.table(rows)}
