@@ -133,7 +133,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_stage, "train_tokenizer", partial(clip_stage.train_tokenizer, count=500))
         patch.setattr(denoiser, "PAIRS_PER_BLOCK", 256)
-        patch.setattr(denoiser, "MILESTONE_SAMPLES", 256)
+        patch.setattr(denoiser, "MILESTONE_SAMPLES", 512)
         patch.setattr(embedded_datasets, "choose_salt", partial(embedded_datasets.choose_salt, tries=40))
         threads = torch.get_num_threads()
         yield
@@ -407,7 +407,7 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     text = (tmp_path / "tinysd" / "README.md").read_text()
     assert "Not at release scale yet" in text and "another hour of that machine" in text
     milestones = pd.read_csv(tmp_path / "tinysd" / "logs" / "milestones.csv")
-    assert milestones["samples"].tolist() == [256, 512, 768]
+    assert milestones["samples"].tolist() == [512, 1024, 1536]
     assert milestones["named_right"].between(0, 1).all() and (milestones["held_out_loss"] > 0).all()
     check_notice(tmp_path / "tinysd")
     shipped = load_file(tmp_path / "tinysd" / "unet" / "diffusion_pytorch_model.safetensors")
