@@ -12,7 +12,8 @@ STAMP := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 PROFILE ?= tiny
 # One thread a notebook: at TinySD's size a second notebook gains more than a second thread.
-JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+# (GNU nproc counts by OMP_NUM_THREADS, where that is set.)
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 # `make reproduce ARGS="--only 01,03"`
 ARGS ?=
 # Keeps what the notebooks under test write, their cache included, out of the checkout and out of the user's cache.
