@@ -71,7 +71,7 @@ def milestones(
     axes[1].legend()
     for ax in axes:
         ax.set_xlabel("samples seen (millions)")
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.05 * max(millions.max(), shipped[0] / 1e6))
 
 
 def _plain_numbers(ax: Axes) -> None:

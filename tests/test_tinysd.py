@@ -288,6 +288,18 @@ def test_the_corpus_is_the_same_when_made_again(corpus_work, tmp_path):
     assert {entry["licence"] for entry in first["sets"].values()} <= corpus.LICENCES
 
 
+def test_balanced_concepts_are_equally_likely_however_many_icons_show_them():
+    icons = pd.DataFrame({"concept": ["star"] * 9 + ["moon"] + ["comet"] * 2, "style": ""})
+    masks = np.zeros((len(icons), 8, 8), np.uint8)
+    corpus = Corpus(masks, icons, {}, wider_share=0.25, num_wider_icons=2, balanced=True)
+    _, _, rows = corpus.draw(np.random.default_rng(0), 4000)
+    shares = icons["concept"].iloc[rows].value_counts(normalize=True)
+    assert shares["star"] == pytest.approx(0.375, abs=0.03)
+    assert shares["moon"] == pytest.approx(0.375, abs=0.03)
+    assert shares["comet"] == pytest.approx(0.25, abs=0.03)
+    assert len(set(rows)) == len(icons)
+
+
 def test_rarer_concepts_are_drawn_in_their_share_alone(corpus_work):
     drawn = Corpus.load(corpus_work / "corpus", "train", 32, wider_share=0.4)
     assert set(drawn.icons["concept"].iloc[-drawn.num_wider_icons :]) == {"flag"}

@@ -20,26 +20,28 @@ from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, Mixture
 from diffinv.tinysd.denoiser import MAX_SNR, MIN_SNR, DenoisingLoss, mean_denoising_loss, new_denoiser
 from diffinv.tinysd.encoded_pairs import PASSES_PER_BLOCK, EncodedBlocks
+from diffinv.tinysd.schedules import SCHEDULES
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, seeded_initialisation
 
 EVERYWHERE = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3,
     "up_block_types": ("CrossAttnUpBlock2D",) * 3,
 }
-SCHEDULE = Schedule(
-    total_samples=10**9, batch_size=128, learning_rate=2e-3, warmup_samples=2_000, ema_decay=0.99
-)
+# An average over few steps, and no fall of the learning rate: the clock ends the run, not the samples.
+SHORT: Mapping[str, Any] = {"total_samples": 10**9, "warmup_samples": 2_000, "ema_decay": 0.99}
+SCHEDULE = Schedule(batch_size=128, learning_rate=2e-3, **SHORT)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train the denoiser; what none of them says is as shipped."""
+    """One way to train the denoiser; what none of them says is as shipped, but for the balance."""
 
     schedule: Schedule = SCHEDULE
     network: Mapping[str, Any] = field(default_factory=dict)  # what differs from the shipped U-Net
     snr_bounds: tuple[float, float] = (MIN_SNR, MAX_SNR)
     passes_per_block: int = PASSES_PER_BLOCK
     num_tokens: int = MAX_TOKENS  # of the encoded caption that the U-Net attends to
+    balanced: bool = False  # a concept is as likely as any other; False: an icon is
     everything: bool = False  # rarer concepts and emoji beside the commonest, from the first sample on
 
     def at_width(self, *block_out_channels: int) -> Variant:
@@ -56,8 +58,9 @@ VARIANTS: Mapping[str, Variant] = {
     "no min-SNR weights": replace(START, snr_bounds=(0.0, float("inf"))),
     "width 64-96-128, SNR bound 0.05": Variant(),
     "Muon": replace(START, schedule=replace(SCHEDULE, optimiser="muon")),
-    "as shipped: width 64-96-128, SNR bound 0.05, Muon, batch 256, learning rate 2.5e-3": Variant(
-        replace(SCHEDULE, optimiser="muon", batch_size=256, learning_rate=2.5e-3)
+    "concepts balanced": replace(START, balanced=True),
+    "as shipped: width 64-96-128, SNR bound 0.05, Muon, batch 256, learning rate 2.5e-3, balanced": Variant(
+        replace(SCHEDULES["unet"], **SHORT), balanced=True
     ),
     "min-SNR weights without a lower bound": replace(START, snr_bounds=(0.0, MAX_SNR)),
     "learning rate 1e-3": replace(START, schedule=replace(SCHEDULE, learning_rate=1e-3)),
@@ -104,6 +107,7 @@ def _train(
 ) -> dict[str, float]:
     with seeded_initialisation():
         unet = new_denoiser(**variant.network)
+    mixture = replace(mixture, icons=replace(mixture.icons, balanced=variant.balanced))
     curriculum = Curriculum(mixture if variant.everything else mixture.icons.with_wider_share(0))
     blocks = EncodedBlocks(curriculum, pipeline_folder, passes=variant.passes_per_block)
     loss, batch_size = DenoisingLoss("cpu", variant.snr_bounds), variant.schedule.batch_size

@@ -6,6 +6,7 @@ import colorsys
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +92,12 @@ class Corpus:
     facts: dict
     wider_share: float = 0.0  # of what is drawn: icons of the wider concepts, the last rows
     num_wider_icons: int = 0
+    balanced: bool = False  # a concept is as likely as any other, however many icons show it
 
     @classmethod
-    def load(cls, folder: Path, part: str, resolution: int, *, wider_share: float = 0.0) -> Corpus:
+    def load(
+        cls, folder: Path, part: str, resolution: int, *, wider_share: float = 0.0, balanced: bool = False
+    ) -> Corpus:
         """Read ``train``, ``held_out``, ``icons10`` or ``novel10``, area-averaged to ``resolution`` px.
 
         With a ``wider_share`` above 0, icons of the wider concepts too, if the corpus has any.
@@ -106,7 +110,7 @@ class Corpus:
         blocks = stored.reshape(len(icons), resolution, factor, resolution, factor)
         facts = json.loads((folder / "corpus.json").read_text())
         masks = blocks.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
-        return cls(masks, icons, facts, wider_share if len(wider) else 0.0, len(wider))
+        return cls(masks, icons, facts, wider_share if len(wider) else 0.0, len(wider), balanced)
 
     @property
     def concepts(self) -> list[str]:
@@ -141,9 +145,19 @@ class Corpus:
         masks = self.masks[rows] if vary is None else vary(self.masks[rows], generator)
         return colour_in(masks, np.stack(fronts), np.stack(backs)), captions, rows
 
+    @cached_property
+    def _balanced_odds(self) -> np.ndarray:
+        """Probability of each icon that is not of a wider concept, if concepts are balanced."""
+        concepts = self.icons["concept"].iloc[: len(self.icons) - self.num_wider_icons]
+        counts = concepts.map(concepts.value_counts()).to_numpy()
+        return 1 / counts / concepts.nunique()
+
     def _draw_rows(self, generator: np.random.Generator, count: int) -> np.ndarray:
         first_wider = len(self.icons) - self.num_wider_icons
-        rows = generator.integers(first_wider, size=count)
+        if self.balanced:
+            rows = generator.choice(first_wider, size=count, p=self._balanced_odds)
+        else:
+            rows = generator.integers(first_wider, size=count)
         if self.wider_share:
             wider = generator.random(count) < self.wider_share
             rows[wider] = generator.integers(first_wider, len(self.icons), size=int(wider.sum()))

@@ -41,7 +41,6 @@ SAMPLING = Sampling(guidance_scale=7.5, num_inference_steps=20, resolution=32, b
 FINE_SAMPLING = replace(SAMPLING, resolution=64)
 SAMPLES_PER_CONCEPT = 3
 INVERSION_TEST = InversionTest()
-TRAINED_NAMED_RIGHT = "icons of its own training that CLIP names right among all concepts"
 SHOWN_PROMPTS = (
     "a red heart icon on white", "a yellow star icon on dark blue", "a green tree icon on black",
     "a light blue cloud icon on dark grey", "a white home icon on purple", "an orange bell icon on black",
@@ -77,7 +76,7 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
         "size of the shipped files (MB)": sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         / 1e6,
     }
-    training = _training(target, schedules)
+    training = _training(work, schedules)
     write_json(
         target / "card.json",
         {"figures": figures, "training": training, "note": note, "evidence": evidence, **provenance()},
@@ -123,7 +122,7 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
             clip_model.float(), tokenizer, test.images.astype(np.float32) / 255, names
         ),
         **_sample_figures(clip, diffusion, held_out),
-        TRAINED_NAMED_RIGHT: named_right(
+        "icons of its own training that CLIP names right among all concepts": named_right(
             clip, held_out.concepts, *_numbered_icons(trained, held_out.concepts, 1000)
         ),
         **{
@@ -249,12 +248,14 @@ def _save_half(pipeline: Path, target: Path) -> None:
             shutil.copy2(pipeline / "clip" / name, target / "clip" / name)
 
 
-def _training(target: Path, schedules: dict[str, Schedule]) -> dict[str, dict[str, float]]:
-    last = {}
+def _training(work: Path, schedules: dict[str, Schedule]) -> dict[str, dict[str, float]]:
+    """What each stage's checkpoint has seen, its last logged loss, and what the recipe asks for."""
+    rows = {}
     for stage, schedule in schedules.items():
-        log = target / "logs" / f"{stage}.jsonl"
-        latest = (
-            json.loads(log.read_text().splitlines()[-1]) if log.exists() else {"samples": 0, "seconds": 0}
-        )
-        last[stage] = {**latest, "planned_samples": schedule.total_samples}
-    return last
+        row: dict[str, float] = {"samples": 0, "seconds": 0}
+        if (work / f"{stage}.jsonl").exists():
+            # The log has a row every 50 steps, so that the checkpoint may be further.
+            row = json.loads((work / f"{stage}.jsonl").read_text().splitlines()[-1])
+            row |= json.loads((work / f"{stage}.json").read_text())
+        rows[stage] = {**row, "planned_samples": schedule.total_samples}
+    return rows

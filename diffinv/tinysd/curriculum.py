@@ -41,9 +41,15 @@ class Mixture:
 
     @classmethod
     def load(cls, folder: Path, part: str, resolution: int) -> Mixture:
-        """Read both corpora, area-averaged to ``resolution`` px; ``train`` has the wider concepts too."""
-        wider_share = WIDER_SHARE if part == "train" else 0.0
-        icons = Corpus.load(folder, part, resolution, wider_share=wider_share)
+        """Read both corpora, area-averaged to ``resolution`` px.
+
+        ``train`` has the wider concepts too, and balances the common ones: where icons were equally likely,
+        the fifth of the concepts with the fewest were drawn right half as often as that with the most.
+        """
+        train = part == "train"
+        icons = Corpus.load(
+            folder, part, resolution, wider_share=WIDER_SHARE if train else 0.0, balanced=train
+        )
         return cls(icons, EmojiCorpus.load(folder, part, resolution))
 
     def with_wider_share(self, share: float) -> Mixture:

@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from diffinv.tinysd.stages import RECIPE, SCHEDULES, STAGES, TRAINED, Pretraining, check_forerunners
+from diffinv.tinysd.schedules import SCHEDULES
+from diffinv.tinysd.stages import RECIPE, STAGES, TRAINED, Pretraining, check_forerunners
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

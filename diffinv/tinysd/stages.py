@@ -20,24 +20,12 @@ from diffinv.tinysd.corpus import build_corpus
 from diffinv.tinysd.curriculum import COMMONEST_ALONE_SHARE, DENOISER_WIDER_SHARE, Curriculum, Mixture
 from diffinv.tinysd.emoji import build_emoji
 from diffinv.tinysd.packed_corpus import pack_corpus, unpack_corpus
+from diffinv.tinysd.schedules import SCHEDULES
 from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
 
 ASSETS = Path(__file__).parents[1] / "assets"
 RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
-SCHEDULES = {
-    "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
-    "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
-    "vision": Schedule(
-        total_samples=1_500_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
-    ),
-    "unet": Schedule(
-        total_samples=2_282_496, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
-    ),
-    "unet64": Schedule(
-        total_samples=380_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.85, optimiser="muon"
-    ),
-}
 
 
 @dataclass(frozen=True)

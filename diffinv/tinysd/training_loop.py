@@ -83,15 +83,19 @@ def mixed_precision(device: str) -> Iterator[None]:
         yield
 
 
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that the optimiser moves, by name, in the network's order."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
 def hidden_matrices(network: nn.Module) -> dict[int, nn.Parameter]:
     """Views ``[out, in * height * width]`` of the trained weights but those of the first and last layers.
 
     By their number among the trained parameters; they share the network's storage.
     """
-    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     return {
         number: nn.Parameter(p.detach().view(len(p), -1))
-        for number, (name, p) in enumerate(trained)
+        for number, (name, p) in enumerate(trained_parameters(network).items())
         if p.ndim > 1 and not FIRST_OR_LAST.search(name)
     }
 
@@ -118,7 +122,7 @@ class TrainingRun:
     ) -> None:
         self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
         self.clock = clock or time.monotonic
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.parameters = [*trained_parameters(network).values()]
         # By a parameter's number: its own storage as the matrix that Muon wants.
         self.matrices = hidden_matrices(network) if schedule.optimiser == "muon" else {}
         self.optimisers = self._new_optimisers()
@@ -184,8 +188,7 @@ class TrainingRun:
     def ema_state(self) -> dict[str, Tensor]:
         """Return the network's state with the trained parameters replaced by their running mean."""
         state = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
-        named = [name for name, p in self.network.named_parameters() if p.requires_grad]
-        return state | dict(zip(named, self.ema, strict=True))
+        return state | dict(zip(trained_parameters(self.network), self.ema, strict=True))
 
     def _step(self, loss_function: LossFunction) -> float:
         step = self.samples // self.schedule.batch_size
