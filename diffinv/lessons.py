@@ -21,7 +21,7 @@ class InversionLesson:
 
     num_images: int = 8
     updates_grid: tuple[int, ...] = (50, 100, 200, 400)
-    tokens_grid: tuple[int, ...] = (1, 2, 4, 8)
+    tokens_grid: tuple[int, ...] = (1, 2, 4, 8, 16)
     loss_every: int = 10  # updates between two points of the loss curve
     held_out_draws: int = 16  # noises and timesteps behind each point of held-out loss
 

@@ -121,7 +121,7 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
         "CLIP zero-shot top-1 on icons10's test split": zero_shot_top1(
             clip_model.float(), tokenizer, test.images.astype(np.float32) / 255, names
         ),
-        **_sample_figures(clip, diffusion, held_out),
+        **_sample_figures(clip, diffusion, held_out, trained),
         "icons of its own training that CLIP names right among all concepts": named_right(
             clip, held_out.concepts, *_numbered_icons(trained, held_out.concepts, 1000)
         ),
@@ -181,8 +181,11 @@ def _numbered_icons(corpus: Corpus, concepts: list[str], count: int) -> tuple[np
     return (images[listed] * 255).astype(np.uint8), numbers
 
 
-def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corpus) -> dict[str, float]:
+def _sample_figures(
+    clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corpus, trained: Corpus
+) -> dict[str, float]:
     concepts = held_out.concepts
+    icons_of = trained.icons["concept"].value_counts().reindex(concepts, fill_value=0).to_numpy()
     each = np.arange(len(concepts))
     wanted = np.repeat(each, SAMPLES_PER_CONCEPT)
     drawn = draw_concepts(diffusion, concepts, wanted, SAMPLING)
@@ -190,8 +193,12 @@ def _sample_figures(clip: FrozenClip, diffusion: FrozenDiffusion, held_out: Corp
     shown, numbers = _numbered_icons(held_out, concepts, len(wanted))
     real, synthetic = clip.image_features(shown), clip.image_features(drawn)
     right = partial(named_right, clip, concepts)
+    rare = np.isin(wanted, np.argsort(icons_of, kind="stable")[: max(1, len(concepts) // 5)])
     return {
         "samples that CLIP names right among all concepts": right(drawn, wanted),
+        "the same, of the fifth of the concepts with the fewest icons to learn from": right(
+            drawn[rare], wanted[rare]
+        ),
         "samples whose concept is among the first five that CLIP names": right(drawn, wanted, within=5),
         "64 px samples that CLIP names right among all concepts": right(fine, each),
         "held-out icons that CLIP names right among all concepts": right(shown, numbers),

@@ -42,9 +42,9 @@ class InversionTest:
     datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
     images_per_dataset: int = 10  # the first one of each class
     candidates_per_class: int = 10  # the originals among which the nearest to a sample is looked for
-    tokens_grid: tuple[int, ...] = (1, 2, 4, 8)
+    tokens_grid: tuple[int, ...] = (1, 2, 4, 8, 16)
     updates_grid: tuple[int, ...] = (50, 100, 200, 400)
-    shown_tokens: int = 4  # whose samples are drawn
+    shown_tokens: int = 16  # whose samples are drawn
     held_out_draws: int = 16
     inversion: Inversion = PROFILES["tiny"].inversion
     sampling: Sampling = PROFILES["tiny"].sampling

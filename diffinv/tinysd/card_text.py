@@ -156,7 +156,8 @@ difference is what was learnt from words. Width and lower bound of what is shipp
 training; most other rows were measured after it. No bound at all is best here, but leaves the noisiest steps,
 where a caption is all there is to go by, next to no weight. Minutes tell what learns fastest at first, not
 what is best after hours: Muon, no better than AdamW here, was chosen by a trial that went on from a million
-samples, where the loss fell much faster with it.
+samples, where the loss fell much faster with it. Concepts are balanced for the sake of those with few icons,
+of which this loss, a mean over icons, says little.
 Again: `diffinv pretrain --stage ablation`.
 
 {ablation.table(rows)}

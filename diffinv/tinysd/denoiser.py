@@ -27,7 +27,7 @@ from diffinv.tinysd.training_loop import (
 # noisiest steps, where a caption is all there is to go by, weigh next to nothing: words are learnt very late.
 MIN_SNR, MAX_SNR = 0.05, 5.0
 MILESTONE_SAMPLES = 500_000  # of stage unet: so often its weights are kept, to see what more would bring
-FINE_SHARE = 1 / 5  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
+FINE_SHARE = 1 / 3  # of a batch of stage unet64: the 64 px images, whose latents cost four times as much
 
 
 def new_denoiser(**changes: Any) -> Any:
