@@ -10,12 +10,12 @@ SCHEDULES: Mapping[str, Schedule] = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
     "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
     "vision": Schedule(
-        total_samples=1_500_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
+        total_samples=2_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
     ),
     "unet": Schedule(
-        total_samples=2_282_496, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
+        total_samples=4_060_928, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
     ),
     "unet64": Schedule(
-        total_samples=380_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.85, optimiser="muon"
+        total_samples=275_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.7, optimiser="muon"
     ),
 }
