@@ -71,7 +71,7 @@ def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
     return (
         f"{text}\nA power law through the held-out losses of the table goes from {now:.4f} to {later:.4f} "
         "with another hour of that machine at this learning rate. In what follows the last row, stage "
-        f"unet64, the rate falls to zero: after it {shipped_right:.1%} are named right."
+        f"unet64, the rate falls to zero: after it {shipped_right:.2%} are named right."
     )
 
 
@@ -82,7 +82,7 @@ def card_text(
 
     def row(name: str, value: float) -> str:
         goal, met = GOALS.get(name, ("", lambda _: True))
-        return f"| {name} | {value:.3g} | {goal} | {('yes' if met(value) else '**no**') if goal else ''} |"
+        return f"| {name} | {value:.4g} | {goal} | {('yes' if met(value) else '**no**') if goal else ''} |"
 
     missed = [name for name, (_, met) in GOALS.items() if not met(figures[name])]
     scale = (
