@@ -50,7 +50,7 @@ def draw_losses(rows: pd.DataFrame) -> Figure:
         )
         for line, (effect, name) in zip(axes, EFFECTS.items(), strict=True):
             table = summarise(learned, by=["dataset", "num_tokens", "updates"], value=effect)
-            table["vectors"] = [f"{n:.0f} vector{'s' * (n > 1)} an image" for n in table["num_tokens"]]
+            table["vectors"] = [f"{n:.0f} vector{'s' * (n > 1)}" for n in table["num_tokens"]]
             for ax, dataset in zip(line, datasets, strict=True):
                 own = table[table["dataset"] == dataset]
                 accuracy_curve(ax, own, "updates", "vectors", xlabel="", ylabel="", scale=1, log=False)
