@@ -33,6 +33,7 @@ from diffinv.tinysd import (
     training_loop,
 )
 from diffinv.tinysd.captions import COLOURS, Corpus, draw_colour_pair, luminance
+from diffinv.tinysd.schedules import SCHEDULES
 
 ASSETS = Path(__file__).parents[1] / "diffinv" / "assets"
 TINYSD = ASSETS / "tinysd"
@@ -400,6 +401,17 @@ def test_an_interrupted_stage_ends_with_the_weights_of_an_unbroken_one(
     whole, resumed = (load_file(folder / f"{stage}.safetensors") for folder in (work, tmp_path))
     assert whole.keys() == resumed.keys()
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
+
+
+def test_the_card_counts_what_checkpoints_have_seen_whatever_was_logged(tmp_path):
+    log = json.dumps({"samples": 640, "seconds": 9.0, "loss": 0.5}) + "\n"
+    (tmp_path / "vae.jsonl").write_text(log)
+    (tmp_path / "vae.json").write_text(json.dumps({"samples": 700.0, "seconds": 10.0}))
+    (tmp_path / "unet.jsonl").write_text(log)  # killed before its first checkpoint
+    (tmp_path / "clip.json").write_text(json.dumps({"samples": 32.0, "seconds": 1.0}))  # nor 50 steps yet
+    rows = card._training(tmp_path, {stage: SCHEDULES[stage] for stage in ("vae", "unet", "clip")})
+    assert {stage: row["samples"] for stage, row in rows.items()} == {"vae": 700, "unet": 0, "clip": 32}
+    assert rows["vae"]["loss"] == 0.5 and "loss" not in rows["unet"] and "loss" not in rows["clip"]
 
 
 def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):

@@ -145,20 +145,24 @@ class Corpus:
         masks = self.masks[rows] if vary is None else vary(self.masks[rows], generator)
         return colour_in(masks, np.stack(fronts), np.stack(backs)), captions, rows
 
+    @property
+    def _first_wider(self) -> int:
+        """Row of the first icon of a wider concept; those before it are of the common ones."""
+        return len(self.icons) - self.num_wider_icons
+
     @cached_property
     def _balanced_odds(self) -> np.ndarray:
-        """Probability of each icon that is not of a wider concept, if concepts are balanced."""
-        concepts = self.icons["concept"].iloc[: len(self.icons) - self.num_wider_icons]
+        """Probability of each icon of the common concepts, if these are balanced."""
+        concepts = self.icons["concept"].iloc[: self._first_wider]
         counts = concepts.map(concepts.value_counts()).to_numpy()
         return 1 / counts / concepts.nunique()
 
     def _draw_rows(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        first_wider = len(self.icons) - self.num_wider_icons
         if self.balanced:
-            rows = generator.choice(first_wider, size=count, p=self._balanced_odds)
+            rows = generator.choice(self._first_wider, size=count, p=self._balanced_odds)
         else:
-            rows = generator.integers(first_wider, size=count)
+            rows = generator.integers(self._first_wider, size=count)
         if self.wider_share:
             wider = generator.random(count) < self.wider_share
-            rows[wider] = generator.integers(first_wider, len(self.icons), size=int(wider.sum()))
+            rows[wider] = generator.integers(self._first_wider, len(self.icons), size=int(wider.sum()))
         return rows

@@ -260,9 +260,11 @@ def _training(work: Path, schedules: dict[str, Schedule]) -> dict[str, dict[str,
     rows = {}
     for stage, schedule in schedules.items():
         row: dict[str, float] = {"samples": 0, "seconds": 0}
-        if (work / f"{stage}.jsonl").exists():
-            # The log has a row every 50 steps, so that the checkpoint may be further.
-            row = json.loads((work / f"{stage}.jsonl").read_text().splitlines()[-1])
-            row |= json.loads((work / f"{stage}.json").read_text())
+        checkpoint, log = work / f"{stage}.json", work / f"{stage}.jsonl"
+        # The log has a row every 50 steps, and so may end before the checkpoint or after it.
+        if checkpoint.exists():
+            row = json.loads(checkpoint.read_text())
+            if lines := log.read_text().splitlines() if log.exists() else []:
+                row["loss"] = json.loads(lines[-1])["loss"]
         rows[stage] = {**row, "planned_samples": schedule.total_samples}
     return rows

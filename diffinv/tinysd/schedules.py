@@ -1,4 +1,4 @@
-"""How long, how fast and on which mixture each stage learns: the numbers of the recipe."""
+"""How long and how fast each stage learns: the numbers of the recipe."""
 
 from __future__ import annotations
 
