@@ -13,9 +13,9 @@ SCHEDULES: Mapping[str, Schedule] = {
         total_samples=2_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
     ),
     "unet": Schedule(
-        total_samples=4_060_928, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
+        total_samples=5_000_192, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
     ),
     "unet64": Schedule(
-        total_samples=275_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.7, optimiser="muon"
+        total_samples=864_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.7, optimiser="muon"
     ),
 }
