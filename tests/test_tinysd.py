@@ -3,6 +3,8 @@
 import colorsys
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -281,6 +283,12 @@ def test_near_duplicates_and_unusable_icons_are_dropped(icons, corpus_work):
     assert masks[icons["mask"]].mean((1, 2)).min() > 0.02 * 255
 
 
+def test_the_lesson_on_pretraining_imports_without_a_warning():
+    modules = "import diffinv.tinysd.card, diffinv.tinysd.miniature_training"
+    result = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_the_corpus_is_the_same_when_made_again(corpus_work, tmp_path):
     package = corpus_work.parent / "iconify"
     corpus.build_corpus(tmp_path, num_concepts=13, num_wider=1300, package=package, workers=1)
@@ -430,6 +438,9 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     assert {stage: entry["samples"] for stage, entry in record["training"].items()} == SAMPLES
     text = (tmp_path / "tinysd" / "README.md").read_text()
     assert "Not at release scale yet" in text and "another hour of that machine" in text
+    of_part = pd.read_parquet(work / "corpus" / "icons.parquet").groupby("part")["concept"].nunique()
+    assert f"icons of {of_part['train']} concepts from" in text
+    assert f'"All concepts" are the {of_part["held_out"]} of them' in text
     milestones = pd.read_csv(tmp_path / "tinysd" / "logs" / "milestones.csv")
     assert milestones["samples"].tolist() == [512, 1024, 1536]
     assert milestones["named_right"].between(0, 1).all() and (milestones["held_out_loss"] > 0).all()

@@ -10,15 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from diffinv.cache import content_key, provenance, write_atomically, write_json
+from diffinv.checkpoint import quiet_loading
 from diffinv.clip import FrozenClip, load_clip
 from diffinv.datasets import load_dataset
 from diffinv.diffusion import FrozenDiffusion, load_diffusion
@@ -247,7 +249,9 @@ def _draw_samples(diffusion: FrozenDiffusion, target: Path, name: str, sampling:
 
 
 def _save_half(pipeline: Path, target: Path) -> None:
-    whole = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None).to(torch.float16)
+    with quiet_loading():
+        whole = diffusers.StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None)
+    whole.to(torch.float16)
     whole.save_pretrained(target, safe_serialization=True)
     CLIPModel.from_pretrained(pipeline / "clip").half().save_pretrained(target / "clip")
     for name in ("preprocessor_config.json", "processor_config.json"):

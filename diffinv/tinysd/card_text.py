@@ -96,6 +96,7 @@ def card_text(
         for stage, entry in training.items()
     )
     named_right = figures["samples that CLIP names right among all concepts"]
+    icons, concepts = facts["icons"], facts["concepts"]
     num_emoji = facts["emoji"]["icons"]["train"]
     variants = _variants(folder / "logs" / "ablation.csv")
     measured = "\n".join(row(name, value) for name, value in figures.items())
@@ -110,10 +111,11 @@ on a laptop.
 
 ## Training
 
-Corpus: {facts["icons"]["train"]:,} monochrome icons of {facts["num_concepts"]} concepts from `@iconify/json`
-{facts["iconify_version"]}, {facts["icons"].get("wider", 0):,} more of the {facts.get("num_wider", 0):,} next
-commonest, each in random colours with a caption, and {num_emoji:,} emoji; whole sets held out; the words of
-novel10 left out. sha256 of the icons: `{facts["sha256"]}`, of the emoji:
+Corpus: {icons["train"]:,} monochrome icons of {concepts["train"]:,} concepts from
+`@iconify/json` {facts["iconify_version"]}, {icons.get("wider", 0):,} more of the
+{concepts.get("wider", 0):,} next commonest, each in random colours with a caption, and
+{num_emoji:,} emoji; whole sets held out; the words of novel10 left out. sha256 of the
+icons: `{facts["sha256"]}`, of the emoji:
 `{facts["emoji"]["sha256"]}`.
 Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 
@@ -130,7 +132,8 @@ Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 | --- | --- | --- | --- |
 {measured}
 
-Times are of the machine that wrote this card. Again: `diffinv pretrain --stage card`.
+"All concepts" are the {concepts["held_out"]:,} of them that held-out sets show too. Times are of the
+machine that wrote this card. Again: `diffinv pretrain --stage card`.
 
 Samples of 32 px, and the same prompts at 64 px:
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from diffinv.checkpoint import quiet_loading
 from diffinv.tinysd.captions import Corpus
 from diffinv.tinysd.curriculum import ImageSource, Mixture
 from diffinv.tinysd.shape_variation import vary_shapes
@@ -68,11 +70,13 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return clip
 
 
-def image_processor() -> CLIPImageProcessor:
+def image_processor() -> Any:
     """The preprocessing that belongs to the embedded CLIP: 32 px, mean and standard deviation 0.5."""
     half = [0.5, 0.5, 0.5]
     size = {"height": 32, "width": 32}
-    return CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half)
+    with quiet_loading():
+        processor_class = transformers.CLIPImageProcessor  # imported on first use, with warnings
+    return processor_class(size=size, crop_size=size, image_mean=half, image_std=half)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

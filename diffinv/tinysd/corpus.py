@@ -215,14 +215,18 @@ def build_corpus(
         icons.to_parquet(file)
     facts = {
         "iconify_version": ICONIFY_VERSION,
-        "num_concepts": num_concepts,
-        "num_wider": num_wider,
         "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
-        "icons": icons["part"].value_counts().to_dict(),
+        **count_parts(icons),
         "sets": describe_sets(collections(package), icons),
     }
     write_json(folder / "corpus.json", facts)
     return folder
+
+
+def count_parts(icons: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many ``icons`` each part of a corpus has, and of how many ``concepts``."""
+    parts = icons.groupby("part")["concept"]
+    return {"icons": parts.size().to_dict(), "concepts": parts.nunique().to_dict()}
 
 
 def draw_icons(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffinv.checkpoint import quiet_loading
 from diffinv.randomness import stream
 from diffinv.tinysd.clip_stage import MAX_TOKENS
 from diffinv.tinysd.curriculum import Curriculum, PairSource
@@ -163,7 +165,9 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int =
     unet = new_denoiser()
     unet.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
     unet.register_to_config(sample_size=sample_size)
-    pipeline: Any = StableDiffusionPipeline(
+    with quiet_loading():
+        pipeline_class: Any = diffusers.StableDiffusionPipeline  # imported on first use, with warnings
+    pipeline = pipeline_class(
         vae=AutoencoderKL.from_pretrained(pipeline_folder / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer"),

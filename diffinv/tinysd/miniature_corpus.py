@@ -19,7 +19,7 @@ from diffinv.datasets.embedded import FOLDER
 from diffinv.pools import EMBEDDED_POOL, EncodedPool
 from diffinv.randomness import numpy_stream
 from diffinv.tinysd.captions import COLOURS, draw_colour
-from diffinv.tinysd.corpus import RENDER_RESOLUTION, family
+from diffinv.tinysd.corpus import RENDER_RESOLUTION, count_parts, family
 
 POOL = FOLDER / EMBEDDED_POOL / "pool.parquet"
 RESOLUTION = 32
@@ -122,9 +122,8 @@ def _facts(icons: pd.DataFrame, masks: np.ndarray) -> dict:
     sets: Sequence[str] = [str(name) for name in counts.index]
     return {
         "iconify_version": shipped["iconify_version"],
-        "num_concepts": int(icons["concept"].nunique()),
         "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
-        "icons": {part: int(count) for part, count in icons["part"].value_counts().items()},
+        **count_parts(icons),
         "sets": {
             name: {**shipped["sets"][name], "held_out": bool(out[name]), "icons": int(counts[name])}
             for name in sets
