@@ -422,7 +422,7 @@ def test_the_card_counts_what_checkpoints_have_seen_whatever_was_logged(tmp_path
     assert rows["vae"]["loss"] == 0.5 and "loss" not in rows["unet"] and "loss" not in rows["clip"]
 
 
-def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
+def test_the_card_says_how_far_it_got(work, icons, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "ASSETS", tmp_path)
     quick = replace(card.SAMPLING, guidance_scale=2.0, num_inference_steps=2)
     monkeypatch.setattr(card, "SAMPLING", quick)
@@ -438,7 +438,7 @@ def test_the_card_says_how_far_it_got(work, tmp_path, monkeypatch):
     assert {stage: entry["samples"] for stage, entry in record["training"].items()} == SAMPLES
     text = (tmp_path / "tinysd" / "README.md").read_text()
     assert "Not at release scale yet" in text and "another hour of that machine" in text
-    of_part = pd.read_parquet(work / "corpus" / "icons.parquet").groupby("part")["concept"].nunique()
+    of_part = icons.groupby("part")["concept"].nunique()
     assert f"icons of {of_part['train']} concepts from" in text
     assert f'"All concepts" are the {of_part["held_out"]} of them' in text
     milestones = pd.read_csv(tmp_path / "tinysd" / "logs" / "milestones.csv")

@@ -70,13 +70,12 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return clip
 
 
-def image_processor() -> Any:
+def image_processor() -> transformers.CLIPImageProcessor:
     """The preprocessing that belongs to the embedded CLIP: 32 px, mean and standard deviation 0.5."""
     half = [0.5, 0.5, 0.5]
     size = {"height": 32, "width": 32}
     with quiet_loading():
-        processor_class = transformers.CLIPImageProcessor  # imported on first use, with warnings
-    return processor_class(size=size, crop_size=size, image_mean=half, image_std=half)
+        return transformers.CLIPImageProcessor(size=size, crop_size=size, image_mean=half, image_std=half)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

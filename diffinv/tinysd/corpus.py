@@ -215,12 +215,17 @@ def build_corpus(
         icons.to_parquet(file)
     facts = {
         "iconify_version": ICONIFY_VERSION,
-        "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
+        "sha256": corpus_digest(masks, icons),
         **count_parts(icons),
         "sets": describe_sets(collections(package), icons),
     }
     write_json(folder / "corpus.json", facts)
     return folder
+
+
+def corpus_digest(pictures: np.ndarray, rows: pd.DataFrame) -> str:
+    """Hash, sha256 in hex, of the pictures of a corpus and the table of its rows."""
+    return hashlib.sha256(pictures.tobytes() + rows.to_csv().encode()).hexdigest()
 
 
 def count_parts(icons: pd.DataFrame) -> dict[str, dict[str, int]]:

@@ -166,17 +166,16 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int =
     unet.load_state_dict({key: value.cpu() for key, value in run.ema_state().items()})
     unet.register_to_config(sample_size=sample_size)
     with quiet_loading():
-        pipeline_class: Any = diffusers.StableDiffusionPipeline  # imported on first use, with warnings
-    pipeline = pipeline_class(
-        vae=AutoencoderKL.from_pretrained(pipeline_folder / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer"),
-        unet=unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        pipeline: Any = diffusers.StableDiffusionPipeline(
+            vae=AutoencoderKL.from_pretrained(pipeline_folder / "vae"),
+            text_encoder=CLIPTextModel.from_pretrained(pipeline_folder / "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer"),
+            unet=unet,
+            scheduler=new_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipeline.save_pretrained(pipeline_folder, safe_serialization=True)
 
 

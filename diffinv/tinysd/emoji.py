@@ -5,7 +5,6 @@ Two vendors are held out as a whole. The concepts of ``novel10`` are left out of
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffinv.tinysd.captions import COLOURS, WORD_DROP_SHARE, draw_colour, lumin
 from diffinv.tinysd.concepts import UNSPOKEN_WORDS
 from diffinv.tinysd.corpus import (
     ICONIFY_VERSION,
+    corpus_digest,
     describe_sets,
     draw_icons,
     fetch_iconify,
@@ -88,7 +88,7 @@ def build_emoji(folder: Path, *, package: Path | None = None, workers: int = 2) 
         emoji.to_parquet(file)
     facts = {
         "iconify_version": ICONIFY_VERSION,
-        "sha256": hashlib.sha256(pictures.tobytes() + emoji.to_csv().encode()).hexdigest(),
+        "sha256": corpus_digest(pictures, emoji),
         "icons": emoji["part"].value_counts().to_dict(),
         "kinds": emoji.groupby("part")["kind"].value_counts().unstack(0, fill_value=0).to_dict(),
         "sets": describe_sets(free_sets(package), emoji, is_held_out),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +18,7 @@ from diffinv.datasets.embedded import FOLDER
 from diffinv.pools import EMBEDDED_POOL, EncodedPool
 from diffinv.randomness import numpy_stream
 from diffinv.tinysd.captions import COLOURS, draw_colour
-from diffinv.tinysd.corpus import RENDER_RESOLUTION, count_parts, family
+from diffinv.tinysd.corpus import RENDER_RESOLUTION, corpus_digest, count_parts, family
 
 POOL = FOLDER / EMBEDDED_POOL / "pool.parquet"
 RESOLUTION = 32
@@ -122,7 +121,7 @@ def _facts(icons: pd.DataFrame, masks: np.ndarray) -> dict:
     sets: Sequence[str] = [str(name) for name in counts.index]
     return {
         "iconify_version": shipped["iconify_version"],
-        "sha256": hashlib.sha256(masks.tobytes() + icons.to_csv().encode()).hexdigest(),
+        "sha256": corpus_digest(masks, icons),
         **count_parts(icons),
         "sets": {
             name: {**shipped["sets"][name], "held_out": bool(out[name]), "icons": int(counts[name])}

@@ -5,7 +5,6 @@ Where npm or resvg are missing, as on a lent GPU, pre-training starts from this:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from diffinv.cache import write_atomically
+from diffinv.tinysd.corpus import corpus_digest
 
 ROWS_PER_PIECE = 8192
 # Each array with the table of its rows, and with the facts that hold the checksum of both.
@@ -53,8 +53,7 @@ def unpack_corpus(source: Path, folder: Path) -> Path:
         if not pieces or not rows.is_file() or not record.is_file():
             raise ValueError(f"{source} holds no packed corpus: make one with --stage pack.")
         stored = np.concatenate([_read(piece) for piece in pieces])
-        found = hashlib.sha256(stored.tobytes() + pd.read_parquet(rows).to_csv().encode()).hexdigest()
-        if found != json.loads(record.read_text())["sha256"]:
+        if corpus_digest(stored, pd.read_parquet(rows)) != json.loads(record.read_text())["sha256"]:
             raise ValueError(
                 f"the {array} in {source} are not those that were packed: a piece is missing or of another "
                 "corpus; copy the folder again."
