@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffinv.cache import provenance, write_json
-from diffinv.checkpoint import CheckpointError
+from diffinv.artefacts.writing import provenance, write_json
 from diffinv.datasets import LabelledImages
-from diffinv.diffusion import FrozenDiffusion, load_diffusion
-from diffinv.inversion import Inversion, inversion_steps
-from diffinv.randomness import stream
-from diffinv.sampling import Sampling, denoising_steps
+from diffinv.foundation.randomness import stream
+from diffinv.method.inversion import Inversion, inversion_steps
+from diffinv.method.sampling import Sampling, denoising_steps
+from diffinv.models.checkpoint import CheckpointError
+from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 
 GOALS = {"inversion": 0.9, "sampling": 0.95}
 WARM_UP_STEPS = 2  # of each side, not counted: the first calls of a network allocate and choose kernels

@@ -16,12 +16,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_throughput import networks
-from diffinv.cache import write_atomically
+from diffinv.artefacts.writing import write_atomically
 from diffinv.classifiers.architectures import build_classifier
 from diffinv.datasets import dataset_card
-from diffinv.markdown import markdown_table
-from diffinv.memory import Workload, memory_need, memory_settings_for
-from diffinv.profiles import Profile, load_profile
+from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.models.memory import Workload, memory_need, memory_settings_for
+from diffinv.studies.claims import markdown_table
 
 # Sustained, in 1e12 operations a second; assumed. An A100 was published to make 31 guided steps a second at
 # 512 px in float16, which is 49, and float32 takes more than twice as long; a T4, to take 5 to 10 seconds for

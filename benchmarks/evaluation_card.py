@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffinv.cache import provenance, write_json
-from diffinv.clip import load_clip
+from diffinv.artefacts.writing import provenance, write_json
 from diffinv.datasets import LabelledImages
-from diffinv.evaluation_card import evaluation_card
+from diffinv.evaluation.card import evaluation_card
+from diffinv.models.clip import load_clip
 
 GOAL_SECONDS = 60
 SMALL = 2_000

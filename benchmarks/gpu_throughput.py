@@ -16,12 +16,13 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.bench import random_images
-from diffinv.cache import write_atomically
-from diffinv.diffusion import FrozenDiffusion, best_device
-from diffinv.inversion import Inversion
-from diffinv.memory import reset_peak_memory
-from diffinv.sampling import Sampling
-from diffinv.work_estimate import measure_denoising, measure_update
+from diffinv.artefacts.writing import write_atomically
+from diffinv.foundation.networks import best_device
+from diffinv.method.inversion import Inversion
+from diffinv.method.sampling import Sampling
+from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.models.memory import reset_peak_memory
+from diffinv.studies.estimate import measure_denoising, measure_update
 
 # Of the U-Net, of the autoencoder and of the text encoder; what is not named is as in Stable Diffusion v1.
 NETWORKS = {

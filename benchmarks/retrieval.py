@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from diffinv.cache import provenance, write_atomically, write_json
-from diffinv.randomness import numpy_stream
+from diffinv.artefacts.writing import provenance, write_atomically, write_json
+from diffinv.foundation.randomness import numpy_stream
 
 SHARD_SIZE = 16_384
 CENTRES = 20_000
@@ -72,7 +72,7 @@ def in_own_process(phase: Callable[..., dict[str, Any]], chosen: argparse.Namesp
 
 
 def _measured(phase: Callable[..., dict[str, Any]], chosen: argparse.Namespace) -> dict[str, Any]:
-    from diffinv import retrieval  # noqa: F401  # imported before the clock starts, with torch
+    from diffinv.synthesizers.retrieval import index as retrieval  # noqa: F401  # imported before the clock starts, with torch
 
     clock, processors, before = time.perf_counter(), time.process_time(), peak_megabytes()
     found = phase(chosen)
@@ -95,14 +95,14 @@ def write_vectors(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(chosen: argparse.Namespace) -> dict[str, Any]:
-    from diffinv.retrieval import write_index
+    from diffinv.synthesizers.retrieval.index import write_index
 
     write_index(shards(chosen), chosen.folder / "index.faiss")
     return {"file_mb": round((chosen.folder / "index.faiss").stat().st_size / 2**20)}
 
 
 def search(chosen: argparse.Namespace) -> dict[str, Any]:
-    from diffinv.retrieval import PoolIndex, open_index
+    from diffinv.synthesizers.retrieval.index import PoolIndex, open_index
 
     index = PoolIndex(None, open_index(chosen.folder / "index.faiss"), ())  # type: ignore[arg-type]
     queries = vectors("queries", 0, chosen.queries, chosen.width)

@@ -1,6 +1,6 @@
 """`python -m diffinv`, the same as `diffinv`."""
 
-from diffinv.cli import main
+from diffinv.commands.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,11 +9,7 @@ from checkpoints import write_checkpoint
 from jaxtyping import install_import_hook
 
 # Before anything imports the package.
-CORE = (
-    *("diffusion", "inversion", "inversion_cache", "embeddings", "perturbation", "sampling"),
-    *("synthesizers", "adversarial", "upstream", "retrieval", "pools", "neighbours"),
-    *("clip", "closeness", "metrics", "held_out"),
-)
+CORE = ("method", "models", "metrics", "synthesizers")
 install_import_hook([f"diffinv.{room}" for room in CORE], "shape_checks.check_shapes")
 
 ASSETS = Path(__file__).parent.parent / "diffinv" / "assets"
@@ -40,14 +36,14 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_diffusion(tiny_checkpoint):
     """A random Stable-Diffusion-shaped model (epsilon prediction, 32 px, embedding width 16)."""
-    from diffinv.diffusion import load_diffusion
+    from diffinv.models.diffusion import load_diffusion
 
     return load_diffusion(str(tiny_checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def v_prediction_diffusion(tmp_path_factory):
-    from diffinv.diffusion import load_diffusion
+    from diffinv.models.diffusion import load_diffusion
 
     folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny_v", "v_prediction")
     return load_diffusion(str(folder), device="cpu")
@@ -56,7 +52,7 @@ def v_prediction_diffusion(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tinysd():
     """The embedded checkpoint."""
-    from diffinv.diffusion import load_diffusion
+    from diffinv.models.diffusion import load_diffusion
 
     if not (ASSETS / "tinysd" / "model_index.json").is_file():
         pytest.skip("the embedded checkpoint diffinv/assets/tinysd is not there")

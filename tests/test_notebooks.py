@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL, MEDIAN_CELL = 40, 10
-# Each can block a notebook for ever where nobody is watching: diffinv.widgets.explore stands in for them.
+# Each can block a notebook for ever where nobody is watching: explorers.explore stands in for them.
 BLOCKING = {"interact", "interact_manual", "interactive", "interactive_output", "Output"}
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -71,8 +71,8 @@ def test_its_parameters_are_typed_literals_with_help(path, notebook):
 
 
 def test_the_runner_sees_the_same_parameters(path, notebook):
-    from diffinv.notebook_job import declared_parameters
-    from diffinv.profiles import PROFILES
+    from diffinv.lessons.profiles import PROFILES
+    from diffinv.reproduce.job import declared_parameters
 
     statements = ast.parse(parameters_cell(notebook).source).body
     declared = declared_parameters(path)
@@ -83,7 +83,7 @@ def test_the_runner_sees_the_same_parameters(path, notebook):
 def test_every_setting_that_it_reads_is_one_that_the_profiles_have(path, notebook):
     from dataclasses import fields
 
-    from diffinv.profiles import PROFILES, Profile
+    from diffinv.lessons.profiles import PROFILES, Profile
 
     known = {field.name for field in fields(Profile)} | set(dir(Profile))
     trees = [ast.parse(python(cell.source)) for cell in code_cells(notebook)]
@@ -116,7 +116,7 @@ def test_nothing_in_it_can_block_a_run_that_nobody_watches(path, notebook):
     for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(python(cell.source))):
             name = getattr(node, "id", None) or getattr(node, "attr", None)
-            assert name not in BLOCKING, f"{name} waits for a reader: use diffinv.widgets.explore"
+            assert name not in BLOCKING, f"{name} waits for a reader: use diffinv.lessons.explorers.explore"
 
 
 def test_it_checks_itself_and_draws(path, notebook):

@@ -12,10 +12,10 @@ from original_layout import write_single_file
 from published_datasets import fill_hub_cache, medmnist_arrays
 from safetensors import safe_open
 
-from diffinv.checkpoint import PINNED_REVISIONS
 from diffinv.datasets import CATALOGUE
-from diffinv.reproduce import reproduce
-from diffinv.single_file import SD1_CONFIG
+from diffinv.models.checkpoint import PINNED_REVISIONS
+from diffinv.models.single_file import SD1_CONFIG
+from diffinv.reproduce.runner import reproduce
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 pytestmark = pytest.mark.timeout(900)  # half a minute each on a core of its own

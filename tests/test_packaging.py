@@ -16,9 +16,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from diffinv import __version__
-from diffinv.cli import _parser
-from diffinv.doctor import ASSETS, read_checksums
-from diffinv.notebook_job import declared_parameters
+from diffinv.commands.doctor import ASSETS, read_checksums
+from diffinv.commands.main import _parser
+from diffinv.reproduce.job import declared_parameters
 from diffinv.tinysd import pretrain
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from diffinv.classifiers.architectures import build_classifier, check_architecture
 from diffinv.classifiers.augmentation import Augmentation, augment, check_augmentation
 from diffinv.datasets import LabelledImages
-from diffinv.progress import progress as progress_bar
-from diffinv.randomness import stream
+from diffinv.foundation.networks import best_device
+from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.randomness import stream
 
 
 class TrainingDiverged(ValueError):
@@ -150,7 +151,7 @@ def training_steps(
         raise ValueError("the training images are of one class only: a classifier needs at least 2.")
     generator = stream(seed, "classifier", "weights")
     model = build_classifier(settings.architecture, train.num_classes, train.resolution, generator=generator)
-    classifier = Classifier(model.train(), train, device or _best_device())
+    classifier = Classifier(model.train(), train, device or best_device())
     images = torch.from_numpy(np.ascontiguousarray(train.images)).to(classifier.device)
     labels = torch.from_numpy(train.labels).to(classifier.device)
     optimiser = torch.optim.SGD(
@@ -214,9 +215,3 @@ def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterato
             waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
         yield waiting[:batch_size]
         waiting = waiting[batch_size:]
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

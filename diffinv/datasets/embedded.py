@@ -1,13 +1,12 @@
 """The datasets that ship with the package: a few megabytes, read without a network."""
 
-from pathlib import Path
-
-from diffinv.cache import read_json
+from diffinv.artefacts.writing import read_json
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.labelled_images import LabelledImages
 from diffinv.datasets.parquet import read_parquet
+from diffinv.foundation import ASSETS
 
-FOLDER = Path(__file__).parents[1] / "assets" / "datasets"
+FOLDER = ASSETS / "datasets"
 SPLITS = ("train", "validation", "test")
 
 

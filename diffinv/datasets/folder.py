@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffinv.cache import PROVENANCE_FILE, content_key, read_json
+from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
 from diffinv.datasets.decoding import DatasetError, image_size, read_image, to_square
 from diffinv.datasets.labelled_images import LabelledImages, is_saved
 

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from diffinv.cache import PROVENANCE_FILE, content_key, is_untouched, read_json, write_folder_atomically
+from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.writing import PROVENANCE_FILE, is_untouched, read_json, write_folder_atomically
 from diffinv.datasets.decoding import DatasetError, encode_png, to_square
 from diffinv.datasets.parquet import read_parquet, write_parquet
 from diffinv.datasets.selection import choose_per_class

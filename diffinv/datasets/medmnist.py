@@ -11,11 +11,12 @@ from urllib.request import urlopen
 import numpy as np
 from jaxtyping import UInt8
 
-from diffinv.cache import default_cache_dir, write_atomically
+from diffinv.artefacts.keys import default_cache_dir
+from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets.catalogue import CATALOGUE, DatasetCard, NpzSource
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.labelled_images import LabelledImages
-from diffinv.progress import progress
+from diffinv.foundation.progress import progress
 
 SPLIT_NAMES = {"train": "train", "validation": "val", "test": "test"}
 CHUNK_BYTES = 1 << 20

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
-from diffinv.cache import write_atomically
+from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets.decoding import DatasetError, decode_png
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from diffinv.cache import content_key
+from diffinv.artefacts.keys import content_key
 from diffinv.datasets.decoding import DatasetError
 
 

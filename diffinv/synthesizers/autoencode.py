@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from diffinv.datasets import LabelledImages
-from diffinv.diffusion import FrozenDiffusion
-from diffinv.randomness import stream
+from diffinv.foundation.randomness import stream
+from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import check_request, describe_model, synthesize
 
 Posterior = Literal["mean", "sample"]

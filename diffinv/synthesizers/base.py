@@ -1,28 +1,22 @@
 """What every synthesizer is, and the one way in which samples are numbered, cached and labelled."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from diffinv.cache import (
-    content_key,
-    default_cache_dir,
-    provenance,
-    read_cached_json,
-    write_atomically,
-    write_json,
-)
-from diffinv.compute_cost import Stage, cost_record
+from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
-from diffinv.progress import progress
+from diffinv.foundation.progress import progress
 
 if TYPE_CHECKING:
-    from diffinv.diffusion import FrozenDiffusion
+    from diffinv.models.diffusion import FrozenDiffusion
 
 SAMPLES_PER_SHARD = 256  # what a kill can lose
 RECIPE = 1  # part of every cache key: to be raised when the same settings would give other images
@@ -41,6 +35,30 @@ class Synthesizer(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return, ready for JSON, all that the result depends on besides the real images and the seed."""
         ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Work done once, however many samples follow: an inversion, the training of a GAN, an index.
+
+    `seconds` is the time of the run that did it, None where a cache of an earlier version kept none.
+    `image_updates` counts gradient updates, each once for every image in its batch, so that batches of
+    different sizes compare: for an inversion, images times updates of each.
+    """
+
+    name: str
+    seconds: float | None
+    image_updates: int = 0
+
+
+def cost_record(stages: Sequence[Stage], seconds_per_sample: float | None) -> dict[str, Any]:
+    """What a synthesizer writes into the provenance of its samples, under "cost"; ready for JSON.
+
+    A time that is not known is None or NaN, and None in the record.
+    """
+    if seconds_per_sample is not None and math.isnan(seconds_per_sample):
+        seconds_per_sample = None
+    return {"stages": [asdict(stage) for stage in stages], "seconds_per_sample": seconds_per_sample}
 
 
 def check_request(real: LabelledImages, images_per_real: int) -> None:

@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from diffinv.cached_inversion import invert
-from diffinv.compute_cost import Stage
 from diffinv.datasets import LabelledImages
-from diffinv.diffusion import FrozenDiffusion
-from diffinv.inversion import Inversion
-from diffinv.perturbation import Perturbation, conditioning_for, require_partners, unconditional_embedding
-from diffinv.randomness import stream
-from diffinv.sampling import Sampling, prepare_scheduler, sample
-from diffinv.synthesizers.base import check_request, describe_model, describe_settings, synthesize
+from diffinv.foundation.randomness import stream
+from diffinv.method.cached import invert
+from diffinv.method.inversion import Inversion
+from diffinv.method.perturbation import (
+    Perturbation,
+    conditioning_for,
+    require_partners,
+    unconditional_embedding,
+)
+from diffinv.method.sampling import Sampling, prepare_scheduler, sample
+from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.synthesizers.base import Stage, check_request, describe_model, describe_settings, synthesize
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from diffinv.datasets import LabelledImages
-from diffinv.diffusion import FrozenDiffusion
-from diffinv.randomness import stream
-from diffinv.sampling import Sampling, prepare_scheduler, sample
+from diffinv.foundation.randomness import stream
+from diffinv.method.sampling import Sampling, prepare_scheduler, sample
+from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import check_request, describe_model, describe_settings, synthesize
 
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from diffinv.tinysd.schedules import SCHEDULES
 from diffinv.tinysd.stages import RECIPE, STAGES, TRAINED, Pretraining, check_forerunners
+from diffinv.tinysd.training.schedules import SCHEDULES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +125,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from diffinv.cli import main as command_line
+    from diffinv.commands.main import main as command_line
 
     raise SystemExit(command_line(["pretrain", *sys.argv[1:]]))

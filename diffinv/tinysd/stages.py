@@ -6,24 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffinv.tinysd import (
-    ablation,
-    autoencoder,
-    card,
-    clip_stage,
-    denoiser,
-    embedded_datasets,
-    emoji6,
-    retrieval_pool,
+from diffinv.foundation import ASSETS
+from diffinv.tinysd.card import ablation, card
+from diffinv.tinysd.corpus.corpus import build_corpus
+from diffinv.tinysd.corpus.emoji import build_emoji
+from diffinv.tinysd.corpus.packed_corpus import pack_corpus, unpack_corpus
+from diffinv.tinysd.embedded import emoji6, retrieval_pool
+from diffinv.tinysd.embedded import icons as embedded_datasets
+from diffinv.tinysd.training import autoencoder, clip_stage, denoiser
+from diffinv.tinysd.training.curriculum import (
+    COMMONEST_ALONE_SHARE,
+    DENOISER_WIDER_SHARE,
+    Curriculum,
+    Mixture,
 )
-from diffinv.tinysd.corpus import build_corpus
-from diffinv.tinysd.curriculum import COMMONEST_ALONE_SHARE, DENOISER_WIDER_SHARE, Curriculum, Mixture
-from diffinv.tinysd.emoji import build_emoji
-from diffinv.tinysd.packed_corpus import pack_corpus, unpack_corpus
-from diffinv.tinysd.schedules import SCHEDULES
-from diffinv.tinysd.training_loop import Schedule, TrainingRun, rank
+from diffinv.tinysd.training.schedules import SCHEDULES
+from diffinv.tinysd.training.training_loop import Schedule, TrainingRun, rank
 
-ASSETS = Path(__file__).parents[1] / "assets"
 RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
 

@@ -1,0 +1,1 @@
+"""Artefacts on disk: keys of their content, atomic writes, provenance."""

@@ -1,0 +1,60 @@
+"""Where an artefact lies: the key of its content, and the folder of cached ones."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def default_cache_dir() -> Path:
+    """The folder of cached artefacts: `$DIFFINV_CACHE`, or `diffinv` in the platform's cache folder."""
+    if chosen := os.environ.get("DIFFINV_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "diffinv"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diffinv" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffinv"
+
+
+def content_key(*parts: Any) -> str:
+    """The first 20 hex digits of the SHA-256 of `parts`, the same on every platform and in every process.
+
+    Takes str, int, float, bool, None, Path, numpy arrays and scalars, and dataclasses, lists, tuples and
+    mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys does not
+    count. TypeError otherwise.
+    """
+    canonical = json.dumps(_canonical(parts), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+
+def _canonical(part: Any) -> Any:
+    # Every container and object is tagged, so that two different values never share their JSON.
+    if part is None or isinstance(part, bool | str):
+        return part
+    if isinstance(part, np.generic):
+        return _canonical(part.item())
+    if isinstance(part, int):
+        return int(part)
+    if isinstance(part, float):
+        return float(part)
+    if isinstance(part, Path):
+        return ["path", part.as_posix()]
+    if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":
+        little_endian = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
+        digest = hashlib.sha256(little_endian.reshape(-1).view(np.uint8).data).hexdigest()
+        return ["array", little_endian.dtype.str, list(part.shape), digest]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = [[field.name, _canonical(getattr(part, field.name))] for field in dataclasses.fields(part)]
+        return ["dataclass", type(part).__qualname__, fields]
+    if isinstance(part, dict) and all(isinstance(name, str) for name in part):
+        return ["dict", [[name, _canonical(part[name])] for name in sorted(part)]]
+    if isinstance(part, list | tuple):
+        return ["list", [_canonical(item) for item in part]]
+    kind = type(part).__name__
+    raise TypeError(f"a {kind} has no content key: pass plain values, arrays or dataclasses instead.")

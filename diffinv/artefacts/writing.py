@@ -1,0 +1,183 @@
+"""Artefacts on disk: written whole or not at all, named by their content, carrying their provenance."""
+
+import dataclasses
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.staging import claimed, sibling
+
+PROVENANCE_FILE = "provenance.json"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Files that a desktop drops into any folder that it shows; nobody misses them.
+_DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
+
+
+class ArtefactError(RuntimeError):
+    """An artefact could not be written or read; the message is one sentence that names it and the remedy."""
+
+
+@contextmanager
+def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of `path` if the block ends well, and leaves no trace if it does not.
+
+    `mode` is "wb", or "w" for UTF-8 text; missing parent folders are made, and what killed processes left of
+    their writes to the same folder is removed. ArtefactError if the disk is full or the place cannot be
+    written.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f'write_atomically takes the mode "wb" or "w", not {mode!r}.')
+    path = Path(path)
+    temporary = sibling(path)
+    encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(temporary, Path.touch):
+            with open(temporary, mode, encoding=encoding, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        if not _concerns_writing(error, path, temporary):
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):  # the error that brought us here says more than this one would
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` if the block ends well.
+
+    `record` goes into its provenance.json, with a key of the file names.
+    A folder that this function made before, and to which nobody has added a file, is replaced. Any other
+    folder that is not empty is refused with an ArtefactError, as are a full disk and an unwritable place.
+    """
+    folder = Path(folder).absolute()
+    _check_replaceable(folder)
+    staging = sibling(folder)
+    new, old = staging / "new", staging / "old"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(staging, Path.mkdir):
+            new.mkdir()
+            yield new
+            write_json(new / PROVENANCE_FILE, {**record, "file_names": _file_names_key(new)})
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+    except (OSError, ArtefactError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or not _concerns_writing(cause, folder, staging):
+            raise
+        raise _cannot_write(folder, cause) from cause
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_untouched(folder: str | Path) -> bool:
+    """Whether `write_folder_atomically` made this folder and no file has been added or removed since."""
+    record = Path(folder) / PROVENANCE_FILE
+    return record.is_file() and read_json(record).get("file_names") == _file_names_key(Path(folder))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; dataclasses, paths and numpy values become plain ones."""
+    with write_atomically(path, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, default=_plain)
+        file.write("\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; ArtefactError if it is not one, FileNotFoundError if it is not there."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtefactError(f"{path} is not valid JSON: delete it, and it will be made again.") from error
+
+
+def read_cached_json(path: str | Path) -> Any | None:
+    """Read a JSON file of the cache; None if absent or damaged, since making it again gives the same."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ArtefactError):
+        return None
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """What made an artefact: versions, platform and time, with whatever else the caller knows."""
+    packages = ("diffinv", "torch", "diffusers", "transformers", "numpy")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: _version(package) for package in packages},
+        **more,
+    }
+
+
+def _version(package: str) -> str | None:
+    # From the metadata: importing torch only to ask for its version would take seconds.
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: turn it into plain values first.")
+
+
+def _concerns_writing(error: OSError, path: Path, temporary: Path) -> bool:
+    # An error about some other file, raised inside the caller's block, is not ours to reword.
+    if error.filename is None:
+        return True
+    culprit = Path(os.fsdecode(error.filename))
+    return culprit == path or culprit in path.parents or culprit.is_relative_to(temporary)
+
+
+def _cannot_write(path: Path, error: OSError) -> ArtefactError:
+    if error.errno in _FULL:
+        return ArtefactError(f"there is no space left to write {path}: free some, or choose another folder.")
+    # mkdir says "file exists" when a part of the path is a file.
+    reason = "not a directory" if error.errno == errno.EEXIST else (error.strerror or str(error)).lower()
+    return ArtefactError(f"{path} cannot be written ({reason}): choose a folder that you may write to.")
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise ArtefactError(f"{folder} is a file: choose the name of a folder.")
+    if folder.is_mount():
+        raise ArtefactError(f"{folder} is a mount point: choose the name of a new folder inside it.")
+    if not folder.is_dir() or not any(path.name not in _DESKTOP_FILES for path in folder.iterdir()):
+        return
+    if not is_untouched(folder):
+        remedy = "choose another folder, or empty it first"
+        raise ArtefactError(f"{folder} holds files that diffinv did not write there: {remedy}.")
+
+
+def _file_names_key(folder: Path) -> str:
+    ignored = {PROVENANCE_FILE, *_DESKTOP_FILES}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ignored)
+    return content_key(sorted(path.relative_to(folder).as_posix() for path in files))

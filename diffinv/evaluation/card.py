@@ -1,0 +1,187 @@
+"""The evaluation card: any synthetic set judged against a real one, by the same measures for every method."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from diffinv.classifiers.training import Training
+from diffinv.datasets import LabelledImages
+from diffinv.evaluation.evidence import REAL, SYNTHETIC, gather
+from diffinv.evaluation.tables import class_rows, metric_rows, notes
+from diffinv.metrics.copies import Closeness
+from diffinv.studies.accuracy_score import accuracy_scores
+from diffinv.studies.statistics import paired_difference, summarise
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationCard:
+    """What was measured of a synthetic set, in all and by class; what could not be is NaN and has a note."""
+
+    real: LabelledImages
+    synthetic: LabelledImages
+    test: LabelledImages | None
+    metrics: pd.DataFrame  # metric, synthetic, real (what real images score), better, meaning
+    by_class: pd.DataFrame  # a row a class: numbers of images, and the metrics of the class's own
+    copies: Closeness  # of the synthetic images to the training images
+    leaks: Closeness | None  # of the synthetic images to the test images
+    test_copies: Closeness | None  # of the test images to the training images, to compare copies with
+    real_leaks: Closeness | None  # of the training images to the test images, to compare leaks with
+    accuracies: pd.DataFrame | None  # a row a training set: mean, std, n, and the 95 % interval low, high
+    gain: pd.DataFrame | None  # accuracy by synthetic images - by real ones, paired by seed, if asked for
+    notes: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, metric: str) -> float:
+        """The synthetic set's value of a metric."""
+        return float(self.metrics.set_index("metric").at[metric, SYNTHETIC])
+
+
+def evaluation_card(
+    real: LabelledImages,
+    synthetic: LabelledImages,
+    *,
+    test: LabelledImages | None = None,
+    clip: Any,
+    training: Training | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    against_real: bool = False,
+    k: int = 5,
+    quantile: float = 0.01,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> EvaluationCard:
+    """Judge `synthetic` by `real`, the training images that it was made from or is to stand for.
+
+    `test` are real images that it was not made from; without them leaks are not looked for, and nothing says
+    what real images would score. `clip` is a FrozenClip. Given `training`, classifiers are trained on the
+    synthetic images with each of the seeds, at least 3, and with `against_real` on the real ones too. Copies
+    and leaks lie at or below the `quantile` of the leave-one-out distances (`closeness`). ValueError for
+    sets of different classes or resolutions, or of no more than `k` images.
+    """
+    _check(real, synthetic, test, against_real)
+    found = gather(real, synthetic, test, clip=clip, num_neighbours=k, quantile=quantile)
+    scores = None
+    if training is not None:
+        sets = {SYNTHETIC: synthetic, REAL: real} if against_real else {SYNTHETIC: synthetic}
+        judges = real if test is None else test
+        options: dict[str, Any] = {"cache_dir": cache_dir, "progress": progress}
+        scores = accuracy_scores(sets, test=judges, training=training, seeds=seeds, **options)
+    return EvaluationCard(
+        real=real,
+        synthetic=synthetic,
+        test=test,
+        metrics=metric_rows(found, scores),
+        by_class=class_rows(found, scores),
+        copies=found.copies,
+        leaks=found.leaks,
+        test_copies=found.test_copies,
+        real_leaks=found.real_leaks,
+        accuracies=None if scores is None else summarise(scores, ["condition"]),
+        gain=paired_difference(scores, SYNTHETIC, REAL) if scores is not None and against_real else None,
+        notes=tuple(notes(found, scores)),
+        settings={
+            "clip": getattr(clip, "name", type(clip).__name__),
+            "k": k,
+            "quantile": quantile,
+            "training": None if training is None else asdict(training),
+            "seeds": None if training is None else list(seeds),
+        },
+    )
+
+
+def card_record(card: EvaluationCard, *, num_pairs: int = 20) -> dict[str, Any]:
+    """The card as plain values for JSON, with the ids of the closest pairs; what is not known is None."""
+    return {
+        "metrics": _plain_rows(card.metrics),
+        "by_class": _plain_rows(card.by_class),
+        "accuracies": None if card.accuracies is None else _plain_rows(card.accuracies),
+        "gain": None if card.gain is None else _plain_rows(card.gain)[0],
+        "copies": _closest(card.copies, card.synthetic, card.real, num_pairs),
+        "leaks": None
+        if card.leaks is None or card.test is None
+        else _closest(card.leaks, card.synthetic, card.test, num_pairs),
+        "images": {
+            role: {"count": len(images), "fingerprint": images.fingerprint}
+            for role, images in ((REAL, card.real), (SYNTHETIC, card.synthetic), ("test", card.test))
+            if images is not None
+        },
+        "notes": list(card.notes),
+        "settings": card.settings,
+    }
+
+
+def card_text(card: EvaluationCard) -> str:
+    """The card for a terminal: the metrics beside those of real images, then the notes."""
+    lines = [f"{'':<28}{'synthetic':>11}{'real':>9}   better"]
+    for row in card.metrics.itertuples():
+        own, expected = (format_value(row.metric, value) for value in (row.synthetic, row.real))
+        lines.append(f"{row.metric:<28}{own:>11}{expected:>9}   {row.better}")
+    lines.append("")
+    if card.accuracies is not None:
+        lines += [
+            f"accuracy when trained on {row.condition} images: {row.mean:.1%} "
+            f"(95 % interval {max(row.low, 0):.1%} to {min(row.high, 1):.1%}, {row.n} seeds)"
+            for row in card.accuracies.itertuples()
+        ]
+    if card.gain is not None:
+        lines.append(gain_text(card.gain))
+    return "\n".join([*lines, *(f"- {note}" for note in card.notes), ""])
+
+
+def gain_text(gain: pd.DataFrame) -> str:
+    """The gain in a sentence, with whether its interval tells the two apart."""
+    points = [100 * gain.iloc[0][end] for end in ("difference", "low", "high")]
+    verdict = "better" if points[1] > 0 else "worse" if points[2] < 0 else "not told apart"
+    difference = "{:+.1f} points ({:+.1f} to {:+.1f})".format(*points)
+    return f"Synthetic images against real ones: {difference}, {verdict}."
+
+
+def format_value(metric: str, value: float) -> str:
+    """Shares and accuracies in per cent, distances with three digits, a dash for what is not known."""
+    if math.isnan(value):
+        return "-"
+    if metric in ("Fréchet distance", "density") or metric.startswith("diversity"):
+        return f"{value:.3f}"
+    return f"{value:.1%}"
+
+
+def _closest(
+    found: Closeness, images: LabelledImages, references: LabelledImages, count: int
+) -> dict[str, Any]:
+    pairs = [
+        {"image": images.ids[index], "nearest": references.ids[nearest], "ratio": ratio}
+        for index, nearest, ratio in found.closest(count)
+    ]
+    shares = {"share": found.share, "threshold": found.threshold, "quantile": found.quantile}
+    return {**shares, "closest": pairs}
+
+
+def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _check(
+    real: LabelledImages, synthetic: LabelledImages, test: LabelledImages | None, against_real: bool
+) -> None:
+    for role, images in (("synthetic", synthetic), ("test", test)):
+        if images is None:
+            continue
+        if images.class_names != real.class_names:
+            raise ValueError(f"the real and the {role} images have different classes: give both the same.")
+        if images.resolution != real.resolution:
+            sides = f"{real.resolution} px and the {role} ones {images.resolution} px"
+            raise ValueError(f"the real images have {sides}: resize one of the sets.")
+    if against_real and test is None:
+        raise ValueError(
+            "a classifier trained on the real images cannot be judged on them: give test images too."
+        )

@@ -1,0 +1,14 @@
+"""Result rows or images in, matplotlib figures out; nothing is computed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "style": ["COLOURS", "GREY", "OKABE_ITO", "save_figure", "style", "use_style"],
+        "plots": ["accuracy_curve", "bars", "forest", "loss_curves", "shared_legend"],
+        "image_grids": ["gallery", "image_grid", "interpolation_row"],
+        "diagrams": ["method_diagram"],
+        "pretraining": ["channel_pictures", "matrix", "milestones", "training_curves"],
+    },
+)

@@ -1,0 +1,147 @@
+"""Result rows or images in, matplotlib out: the look, the files, and the plots of rows; nothing is computed.
+
+The pictures made of images have their home in `image_grids` and are to be had from here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from diffinv.figures.style import COLOURS, CYCLE, GREY, MARKERS
+
+
+def loss_curves(
+    ax: Axes,
+    losses: Float[np.ndarray, "update image"],
+    names: Sequence[str] = (),
+    levels: Mapping[str, float] | None = None,
+    *,
+    updates: Sequence[int] | None = None,
+) -> Axes:
+    """Denoising loss against updates: a line an image, their mean in bold, levels to compare with."""
+    losses = np.asarray(losses)
+    x = np.arange(1, len(losses) + 1) if updates is None else np.asarray(updates)
+    for column in range(losses.shape[1]):
+        label = names[column] if names else None
+        ax.plot(
+            x, losses[:, column], color=CYCLE[column % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label
+        )
+    ax.plot(x, losses.mean(axis=1), color="black", linewidth=2.2, label="mean of the images")
+    for (name, level), dashes in zip(
+        (levels or {}).items(), ((5, 2), (1.5, 1.5), (6, 2, 1, 2)), strict=False
+    ):
+        ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
+    ax.set_xlabel("updates of the vectors")
+    ax.set_ylabel("denoising loss")
+    ax.set_xlim(0, x[-1])
+    return ax
+
+
+def accuracy_curve(
+    ax: Axes,
+    summary: pd.DataFrame,
+    x: str,
+    series: str = "condition",
+    *,
+    xlabel: str,
+    ylabel: str = "test accuracy (%)",
+    scale: float = 100.0,
+    reference: Mapping[str, tuple[float, float, float]] | None = None,
+    log: bool = True,
+    bounds: tuple[float, float] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
+    """Means with their intervals against `x`, one line a series.
+
+    `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is drawn
+    as a horizontal line with its interval. Values are multiplied by `scale`; `bounds`, such as (0, 1) for a
+    share, cuts intervals off where no value can lie.
+    """
+    colours = {**COLOURS, **(colours or {})}
+    lowest, highest = bounds or (-np.inf, np.inf)
+    for name, (mean, low, high) in (reference or {}).items():
+        colour = colours.get(name, "black")
+        ax.axhspan(
+            scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.10, linewidth=0
+        )
+        ax.axhline(scale * mean, color=colour, linewidth=1.4, dashes=(5, 2), label=name)
+    for index, (name, rows) in enumerate(summary.groupby(series, sort=False)):
+        rows = rows.sort_values(x)
+        colour = colours.get(str(name), CYCLE[index % len(CYCLE)])
+        at, low, high = rows[x], rows["low"].clip(lower=lowest), rows["high"].clip(upper=highest)
+        ax.fill_between(at, scale * low, scale * high, color=colour, alpha=0.14, linewidth=0)
+        marker = MARKERS[index % len(MARKERS)]
+        ax.plot(at, scale * rows["mean"], color=colour, marker=marker, label=str(name))
+    if log:
+        ax.set_xscale("log")
+    values = sorted(summary[x].unique())
+    ax.xaxis.set_major_locator(FixedLocator([float(value) for value in values]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    return ax
+
+
+def bars(
+    ax: Axes,
+    summary: pd.DataFrame,
+    label: str = "condition",
+    *,
+    xlabel: str = "test accuracy (%)",
+    scale: float = 100.0,
+) -> Axes:
+    """Horizontal points with intervals, one row a label, the value written beside it."""
+    for position, row in enumerate(summary.itertuples(index=False)):
+        name, mean = str(getattr(row, label)), scale * row.mean
+        colour = COLOURS.get(name, CYCLE[position % len(CYCLE)])
+        error = [[max(0.0, mean - scale * row.low)], [max(0.0, scale * row.high - mean)]]
+        ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
+        ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
+        ax.annotate(
+            f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
+        )
+    return _name_rows(ax, summary[label], xlabel)
+
+
+def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str, scale: float = 100.0) -> Axes:
+    """One row an effect with its interval, beside a line at zero; grey where the interval holds zero."""
+    for position, row in enumerate(effects.itertuples(index=False)):
+        colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
+        ax.plot([scale * row.low, scale * row.high], [position] * 2, color=colour, linewidth=1.8)
+        ax.plot(scale * row.difference, position, "o", color=colour)
+    ax.axvline(0, color="black", linewidth=0.8)
+    return _name_rows(ax, effects[label], xlabel)
+
+
+def _name_rows(ax: Axes, names: Iterable[object], xlabel: str) -> Axes:
+    """One named row for each, the first on top."""
+    rows = [str(name) for name in names]
+    ax.set_yticks(range(len(rows)), rows)
+    ax.invert_yaxis()
+    ax.margins(y=0.18)
+    ax.grid(False, axis="y")
+    ax.set_xlabel(xlabel)
+    return ax
+
+
+def shared_legend(
+    fig: Figure, axes: Iterable[Axes], *, columns: int | None = None, side: str = "upper left"
+) -> None:
+    """One legend outside the panels ("upper left" or "right upper"), each name once."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    columns = columns or (1 if side.startswith("right") else len(found))
+    place: Any = f"outside {side}"  # matplotlib's own types do not know these names
+    fig.legend(list(found.values()), list(found), loc=place, ncols=columns, handlelength=2.4)

@@ -1,0 +1,1 @@
+"""What the notebooks share: the numbers of every profile, and explorers."""

@@ -1,0 +1,150 @@
+"""How much each notebook does at one scale: images, copies, grids; `profiles` picks the values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffinv.synthesizers.gan.latent_inversion import LatentInversion
+from diffinv.synthesizers.gan.training import GANTraining
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Counts of 00_quickstart."""
+
+    real_per_class: int = 8
+    images_per_real: int = 5
+
+
+@dataclass(frozen=True)
+class InversionLesson:
+    """Counts of 01_inversion."""
+
+    num_images: int = 8
+    updates_grid: tuple[int, ...] = (50, 100, 200, 400)
+    tokens_grid: tuple[int, ...] = (1, 2, 4, 8, 16)
+    loss_every: int = 10  # updates between two points of the loss curve
+    held_out_draws: int = 16  # noises and timesteps behind each point of held-out loss
+
+
+@dataclass(frozen=True)
+class SamplingLesson:
+    """Counts of 02_sampling_diversity."""
+
+    real_per_class: int = 8
+    gallery_rows: int = 6
+    gallery_copies: int = 5
+    interpolated_pairs: int = 4
+    interpolation_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1)
+    guidance_grid: tuple[float, ...] = (1, 1.5, 2, 4, 8)
+    noise_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.4, 0.8)
+    weight_grid: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5)
+    sweep_originals: int = 20
+    sweep_copies: int = 4
+
+    @property
+    def sweep_samples(self) -> int:
+        """Samples of all sweeps together."""
+        values = len(self.guidance_grid) + len(self.noise_grid) + len(self.weight_grid)
+        return values * self.sweep_originals * self.sweep_copies
+
+
+@dataclass(frozen=True)
+class ClassifierLesson:
+    """Counts of 03_classifier_training."""
+
+    number_real_per_class: int = 8  # real images a class while the number of samples grows
+    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
+    real_per_class_grid: tuple[int, ...] = (2, 4, 8)
+    images_per_real: int = 4  # samples a real image while the number of real images grows
+
+    @property
+    def pool_per_class(self) -> int:
+        """Real images a class that are inverted; every study takes its own from among them."""
+        return max(self.real_per_class_grid)
+
+    @property
+    def samples_per_class(self) -> int:
+        """Samples a class that both studies draw for each seed; fewer a real image are among more."""
+        most: dict[int, int] = {}
+        for real, images_per_real in self._points:
+            most[real] = max(images_per_real, most.get(real, 0))
+        return sum(real * images_per_real for real, images_per_real in most.items())
+
+    @property
+    def classifiers_per_seed(self) -> int:
+        """Classifiers of both studies: on real images, on samples, and on both; the shared ones once."""
+        return len({real for real, _ in self._points}) + 2 * len(self._points)
+
+    @property
+    def _points(self) -> set[tuple[int, int]]:
+        by_number = {(self.number_real_per_class, number) for number in self.images_per_real_grid}
+        return by_number | {(real, self.images_per_real) for real in self.real_per_class_grid}
+
+
+@dataclass(frozen=True)
+class GeneratorLesson:
+    """Counts of 04_generator_quality, and as many candidates of one generator as of another."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    search_seeds: int = 2  # so many of the profile's, for each candidate
+    search_every_dataset: bool = True  # or on the first one alone, for all
+    gan: GANTraining = field(default_factory=GANTraining)
+    latent_inversion: LatentInversion = field(default_factory=LatentInversion)
+    gan_rate_grid: tuple[float, ...] = (2e-4, 4e-4, 1e-3)  # of both networks
+    noise_grid: tuple[float, ...] = (0.1, 0.3, 0.6)  # of GAN inversion's codes
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    collapse_steps: int = 40  # of a GAN that is made to collapse
+    collapse_rate: float = 3.0  # of its generator: some thousand times too high
+    gallery_classes: int = 8
+    autoencoding_grid: tuple[int, ...] = (32, 64)  # sides of the images
+
+
+@dataclass(frozen=True)
+class LECFLesson:
+    """Counts of 05_lecf_comparison, and the candidates of each method: as many for one as for the other."""
+
+    real_per_class: int = 8
+    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
+    search_seeds: int = 1  # so many of the profile's, for each candidate
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    threshold_grid: tuple[float, ...] = (0, 0.5, 0.9)  # of LECF; 0 = no filter
+    lecf_guidance_scale: float = 3.0  # sentences take more than learned vectors where the generator is large
+    max_draws_factor: float = 2  # draws of a class, in samples that it needs
+    sentence_model: str = ""  # a word-to-sentence T5's hub id or folder; empty = a grammar of TinySD's words
+    reference_per_class: int = 60  # real images that fidelity is measured against
+    gallery_rows: int = 6
+    gallery_copies: int = 2
+
+
+@dataclass(frozen=True)
+class RetrievalLesson:
+    """Counts of 06_knn_retrieval, and the candidates of each method: as many for one as for the other."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    search_seeds: int = 1  # so many of the profile's, for each candidate
+    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    neighbours_grid: tuple[int, ...] = (10, 25, 50)  # the paper's k
+    pool: str = "icons_pool"  # or a folder of images, or a dataset, whose training split is taken
+    gallery_rows: int = 4
+    gallery_neighbours: int = 5
+    gallery_copies: int = 3
+
+
+@dataclass(frozen=True)
+class PretrainingLesson:
+    """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""
+
+    shown_concepts: int = 30
+    shown_captions: int = 8  # in each of two columns
+    shown_images: int = 6
+    trajectory_prompts: int = 3
+    trajectory_columns: int = 8
+    guidance_grid: tuple[float, ...] = (1, 2, 4, 8)
+    guidance_rows: int = 6
+    composed_colours: int = 6
+    composed_concepts: int = 8
+    inference_steps: int = 20
+    train_minutes: float = 0.0  # of training, where the notebook's own parameter says nothing

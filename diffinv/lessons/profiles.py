@@ -1,0 +1,285 @@
+"""Every number a notebook runs with: smoke for tests, tiny for two CPU cores, colab and paper for a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from diffinv.classifiers.training import Training
+from diffinv.datasets import depiction
+from diffinv.lessons.counts import (
+    ClassifierLesson,
+    GeneratorLesson,
+    InversionLesson,
+    LECFLesson,
+    PretrainingLesson,
+    Quickstart,
+    RetrievalLesson,
+    SamplingLesson,
+)
+from diffinv.lessons.dataset_settings import PAPERS_DATASETS, DatasetSettings
+from diffinv.method.inversion import Inversion
+from diffinv.method.perturbation import Perturbation
+from diffinv.method.sampling import Sampling
+from diffinv.models.memory import MemorySettings, Workload
+from diffinv.synthesizers.gan.latent_inversion import LatentInversion
+from diffinv.synthesizers.gan.training import GANTraining
+from diffinv.synthesizers.upstream.settings import UPSTREAM
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale at which all lessons run: models, settings of each stage, seeds and counts."""
+
+    name: str
+    model: str = "tinysd"
+    dtype: str = "float32"
+    device: str | None = None  # None = the fastest one found
+    memory: MemorySettings | None = None  # None = as much as has to be traded for the memory found
+    datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
+    dataset_settings: Mapping[str, DatasetSettings] = field(default_factory=dict)
+    inversion: Inversion = field(default_factory=Inversion)
+    perturbation: Perturbation = field(default_factory=Perturbation)
+    sampling: Sampling = field(default_factory=Sampling)
+    training: Training = field(default_factory=Training)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    quickstart: Quickstart = field(default_factory=Quickstart)
+    inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
+    sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
+    classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
+    generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
+    lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
+    retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
+    pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
+    time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
+
+    clip: str = "tinysd"  # whose features measure fidelity and diversity
+
+    def training_for(self, dataset: str) -> Training:
+        """How classifiers of a dataset are trained: mirrored only where that leaves the label true."""
+        mirrored = depiction(dataset).flips_keep_label
+        return self.training if mirrored else replace(self.training, augmentation="crop")
+
+    def using(self, model: str, resolution: int) -> Profile:
+        """The same scale with another checkpoint at the side it takes; "" and 0 keep the profile's own."""
+        if not resolution:
+            return replace(self, model=model or self.model)
+        sampling = replace(self.sampling, resolution=resolution)
+        own = {name: settings.at(resolution) for name, settings in self.dataset_settings.items()}
+        return replace(self, model=model or self.model, sampling=sampling, dataset_settings=own)
+
+    def for_dataset(self, name: str) -> Profile:
+        """The same scale for one dataset alone, with what is its own; "" keeps all as they are."""
+        if not name:
+            return self
+        own = self.dataset_settings.get(name)
+        changes = {} if own is None else own.changes
+        parts = {part: replace(getattr(self, part), **change) for part, change in changes.items()}
+        return replace(self, datasets=(name,), **parts)
+
+    @property
+    def memory_request(self) -> MemorySettings | Workload:
+        """What `load_diffusion` is to trade for memory, or for which work it is to choose that."""
+        if self.memory is not None:
+            return self.memory
+        sides = [self.for_dataset(name).sampling.resolution for name in self.datasets]
+        # None, an image's own side, is at most the model's native one where the model draws it well.
+        largest = None if None in sides else max(side for side in sides if side)
+        return Workload(largest, self.inversion.batch_size)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch names it."""
+        return getattr(torch, self.dtype)
+
+
+TINY = Profile(
+    name="tiny",
+    device="cpu",
+    # Chosen on 30 validation images a dataset: TinySD's text vectors vary by 2, new ones by 0.1, so that a
+    # higher rate serves; of digits, 200 updates kept more in their class than 100. 16 vectors are all that
+    # its prompt has, and cost no more time; they are 128 wide, so that an image still has fewer numbers than
+    # the paper's 5 of 768. Samples are nearer to their images with them than with 5 or 8, by pixels and CLIP.
+    inversion=Inversion(num_tokens=16, steps_per_image=200, learning_rate=0.1),
+    sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
+    lecf_lesson=LECFLesson(images_per_real_grid=(1, 4)),
+    generator_lesson=GeneratorLesson(
+        search_seeds=1,
+        # The smallest with which the GAN's samples were seen to take the shapes of their classes.
+        gan=GANTraining(optimiser_steps=1000, batch_size=32, channels=16, ema_decay=0.995),
+        latent_inversion=LatentInversion(steps_per_image=200),
+    ),
+)
+
+SMOKE = replace(
+    TINY,
+    name="smoke",
+    datasets=("icons10", "mnist5k"),
+    inversion=replace(TINY.inversion, steps_per_image=8),
+    sampling=replace(TINY.sampling, num_inference_steps=3),
+    training=replace(TINY.training, optimiser_steps=4, batch_size=16, warmup_steps=1),
+    seeds=(0, 1),
+    quickstart=Quickstart(real_per_class=2, images_per_real=2),
+    inversion_lesson=InversionLesson(
+        num_images=4, updates_grid=(4, 12), tokens_grid=(1, 2), loss_every=2, held_out_draws=4
+    ),
+    sampling_lesson=SamplingLesson(
+        real_per_class=2,
+        gallery_rows=3,
+        gallery_copies=2,
+        interpolated_pairs=2,
+        interpolation_weights=(0, 0.5, 1),
+        guidance_grid=(1, 2),
+        noise_grid=(0, 0.4),
+        weight_grid=(0, 0.3),
+        sweep_originals=4,
+        sweep_copies=2,
+    ),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
+    ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=2,
+        images_per_real=2,
+        search_seeds=1,
+        search_every_dataset=False,
+        gan=GANTraining(optimiser_steps=4, batch_size=8, latent_dim=8, channels=4),
+        latent_inversion=LatentInversion(steps_per_image=4, candidates=2),
+        gan_rate_grid=(4e-4, 1e-3),
+        noise_grid=(0.1, 0.3),
+        guidance_grid=(1, 3),
+        gallery_classes=4,
+    ),
+    lecf_lesson=LECFLesson(
+        real_per_class=2,
+        images_per_real_grid=(1, 2),
+        guidance_grid=(1.5, 3),
+        threshold_grid=(0, 0.5),
+        reference_per_class=8,
+        gallery_rows=2,
+        gallery_copies=2,
+    ),
+    retrieval_lesson=RetrievalLesson(
+        real_per_class=2,
+        images_per_real=2,
+        guidance_grid=(1.5, 3),
+        neighbours_grid=(10, 25),
+        gallery_rows=2,
+        gallery_neighbours=3,
+        gallery_copies=2,
+    ),
+    pretraining_lesson=PretrainingLesson(
+        shown_concepts=10,
+        shown_captions=3,
+        shown_images=2,
+        trajectory_prompts=1,
+        trajectory_columns=3,
+        guidance_grid=(1, 4),
+        guidance_rows=2,
+        composed_colours=2,
+        composed_concepts=2,
+        inference_steps=3,
+        train_minutes=0.05,
+    ),
+    time_limit_seconds=120,
+)
+
+# A free Colab GPU, a T4 with 15 GB: Stable Diffusion itself, at the paper's side for small images, with so
+# few of them that a notebook is done within 45 minutes, by benchmarks/cost_by_counts.py.
+COLAB = replace(
+    TINY,
+    name="colab",
+    model="CompVis/stable-diffusion-v1-4",
+    clip="openai/clip-vit-large-patch14",  # the embedded one knows icons
+    dtype="float16",
+    device="cuda",
+    datasets=("cifar10", "eurosat", "bloodmnist"),
+    inversion=Inversion(steps_per_image=200, batch_size=32),
+    sampling=Sampling(num_inference_steps=20, resolution=128, batch_size=64),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),
+    sampling_lesson=SamplingLesson(real_per_class=4, gallery_copies=4),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=6,
+        images_per_real_grid=(1, 2, 4),
+        real_per_class_grid=(2, 4, 6),
+        images_per_real=2,
+    ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=4,
+        search_every_dataset=False,
+        guidance_grid=(1.5, 2, 3),
+        autoencoding_grid=(64, 128, 256),
+    ),
+    lecf_lesson=LECFLesson(
+        real_per_class=4,
+        threshold_grid=(0, 0.3, 0.7),
+        lecf_guidance_scale=7.5,
+        sentence_model="mrm8488/t5-base-finetuned-common_gen",
+    ),
+    retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
+    time_limit_seconds=3600,
+)
+
+# Upstream's documented settings, which are those of STL10; what other datasets have otherwise is their own.
+# Ours: an eta of 0, since the scheduler takes none; the seeds and the counts of the lessons.
+PAPER = replace(
+    COLAB,
+    name="paper",
+    dtype="float32",
+    datasets=tuple(PAPERS_DATASETS),
+    dataset_settings=PAPERS_DATASETS,
+    inversion=UPSTREAM.inversion,
+    perturbation=UPSTREAM.perturbation,
+    sampling=replace(UPSTREAM.sampling, eta=0.0, batch_size=50),
+    training=UPSTREAM.training,
+    quickstart=Quickstart(real_per_class=60),
+    inversion_lesson=InversionLesson(updates_grid=(50, 100, 200, 400, 1000, 3000)),
+    sampling_lesson=SamplingLesson(real_per_class=60, sweep_originals=100, sweep_copies=10),
+    classifier_lesson=ClassifierLesson(
+        number_real_per_class=60,
+        images_per_real_grid=(1, 2, 5),
+        real_per_class_grid=(5, 10, 20, 40, 60),
+        images_per_real=5,
+    ),
+    generator_lesson=GeneratorLesson(
+        real_per_class=60,
+        images_per_real=5,
+        gan=GANTraining(optimiser_steps=50_000, channels=64),
+        latent_inversion=LatentInversion(steps_per_image=1000),
+        guidance_grid=(1.5, 2, 3),
+        autoencoding_grid=(128, 256, 512),
+    ),
+    lecf_lesson=LECFLesson(
+        real_per_class=60,
+        images_per_real_grid=(1, 2, 5),
+        search_seeds=2,
+        threshold_grid=(0, 0.3, 0.7),
+        lecf_guidance_scale=7.5,
+        sentence_model="mrm8488/t5-base-finetuned-common_gen",
+    ),
+    retrieval_lesson=RetrievalLesson(real_per_class=60, images_per_real=5, search_seeds=2, pool="cifar100"),
+    time_limit_seconds=14 * 24 * 3600,
+)
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}
+
+
+def prompt_for(dataset: str, class_name: str) -> str:
+    """The sentence that names a class of the dataset, for a comparison with learned vectors."""
+    return depiction(dataset).prompt(class_name)
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name, or ValueError listing the names.
+
+    Under nbval, which cannot inject parameters into a notebook, the variable DIFFINV_PROFILE decides instead.
+    """
+    if ".ipynb::" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+        name = os.environ.get("DIFFINV_PROFILE", name)
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]

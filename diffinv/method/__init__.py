@@ -1,0 +1,1 @@
+"""The paper's method, read downwards: inversion, perturbation, sampling, store, cached, held_out_loss."""

@@ -1,0 +1,143 @@
+"""From learned vectors to conditioning for sampling: noise, interpolation, the unconditional vector."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffinv.foundation.randomness import stream
+
+if TYPE_CHECKING:
+    from diffinv.method.store import EmbeddingStore
+    from diffinv.models.diffusion import FrozenDiffusion
+
+Unconditional = Literal["mean", "class_mean", "empty_prompt"]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How far a sample's conditioning may stray from its image's own vectors (sections 3.2 and 4.3)."""
+
+    noise_std: float = 0.1  # the paper's lambda; 0 = none
+    interpolation_weight: float = (
+        0.1  # of the same-class partner; 0 = the image itself; the paper's alpha = 1 - it
+    )
+    unconditional: Unconditional = "mean"  # what guidance steers away from
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+            raise ValueError(f"noise_std is {self.noise_std}; choose a finite number of at least 0.")
+        if not 0 <= self.interpolation_weight <= 1:
+            raise ValueError(
+                f"interpolation_weight is {self.interpolation_weight}; choose one between 0 "
+                "(the image itself) and 1 (its partner)."
+            )
+        if self.unconditional not in get_args(Unconditional):
+            names = ", ".join(get_args(Unconditional))
+            raise ValueError(f"unconditional is {self.unconditional!r}; choose one of {names}.")
+
+
+def conditioning_for(
+    store: "EmbeddingStore",
+    sources: Sequence[int],
+    copies: Sequence[int],
+    settings: Perturbation,
+    seed: int,
+) -> Float[Tensor, "sample token channel"]:
+    """Make the perturbed conditioning vectors of samples, each named by its source image and copy number.
+
+    A row depends on the seed, the source's id, the copy number and, when interpolating, on which images of
+    its class the store holds; never on the other rows.
+    """
+    _check_pairs(sources, copies)
+    embeddings = store.embeddings[list(sources)]
+    if settings.interpolation_weight > 0:
+        chosen = store.embeddings[partners(store, sources, copies, seed)]
+        embeddings = interpolate(embeddings, chosen, settings.interpolation_weight)
+    streams = [stream(seed, "embedding noise", store.ids[s], c) for s, c in zip(sources, copies, strict=True)]
+    return add_noise(embeddings, settings.noise_std, streams)
+
+
+def partners(store: "EmbeddingStore", sources: Sequence[int], copies: Sequence[int], seed: int) -> list[int]:
+    """Draw for each sample another image of its source's class, as a row of the store.
+
+    Raises ValueError where a class has no other image.
+    """
+    _check_pairs(sources, copies)
+    labels = store.labels.tolist()
+    require_partners([labels[source] for source in sources], labels, store.class_names)
+    by_id = sorted(range(len(labels)), key=store.ids.__getitem__)  # the store's order must not matter
+    classmates = {label: [row for row in by_id if labels[row] == label] for label in set(labels)}
+    chosen = []
+    for source, copy in zip(sources, copies, strict=True):
+        # differs from upstream: a partner never equals self and never comes from another class
+        others = [row for row in classmates[labels[source]] if row != source]
+        draw = torch.randint(len(others), (), generator=stream(seed, "partner", store.ids[source], copy))
+        chosen.append(others[int(draw)])
+    return chosen
+
+
+def require_partners(
+    wanted: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Raise ValueError if a wanted class has but one image, so that interpolation would have no partner."""
+    present, counts = np.unique(np.asarray(labels), return_counts=True)
+    for label in set(np.asarray(wanted).tolist()) & set(present[counts < 2].tolist()):
+        raise ValueError(
+            f"Class {class_names[label]!r} has a single image and so no partner to interpolate with; "
+            "set interpolation_weight=0 or give it a second image."
+        )
+
+
+def interpolate(
+    first: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"], weight: float
+) -> Float[Tensor, "*shape"]:
+    """Mix two sets of vectors: weight 0 is exactly the first, 1 exactly the second (figure 9)."""
+    return torch.lerp(first, second, weight)
+
+
+def add_noise(
+    embeddings: Float[Tensor, "sample token channel"], noise_std: float, streams: Sequence[torch.Generator]
+) -> Float[Tensor, "sample token channel"]:
+    """Add Gaussian noise of this absolute deviation, each sample's from its own stream; 0 is the identity."""
+    if noise_std == 0:
+        return embeddings
+    shape = embeddings.shape[1:]
+    noise = torch.stack([torch.randn(shape, generator=own) for own in streams]) if streams else embeddings
+    return embeddings + noise_std * noise.to(embeddings)
+
+
+def unconditional_embedding(
+    store: "EmbeddingStore | None",
+    kind: Unconditional,
+    diffusion: "FrozenDiffusion",
+    labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"] | None = None,
+) -> Float[Tensor, "one_or_sample unconditional_token channel"]:
+    """Make the vectors that guidance steers away from: one row for all samples, or one each for "class_mean".
+
+    "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class and needs
+    `labels`, "empty_prompt" is the text encoder's answer to "" and may count other tokens than the store.
+    """
+    if kind == "empty_prompt":
+        return diffusion.encode_prompt([""])
+    if store is None:
+        raise ValueError(f"The unconditional vector {kind!r} is a mean of learned vectors; give it a store.")
+    if kind == "mean":
+        return store.mean()[None]
+    if labels is None:
+        raise ValueError("The unconditional vector 'class_mean' needs the samples' labels; pass labels=.")
+    wanted = torch.as_tensor(labels).tolist()
+    means = {label: store.class_mean(label) for label in set(wanted)}
+    return torch.stack([means[label] for label in wanted])
+
+
+def _check_pairs(sources: Sequence[int], copies: Sequence[int]) -> None:
+    if len(sources) != len(copies):
+        raise ValueError(
+            f"{len(sources)} sources came with {len(copies)} copy numbers; give one copy a source."
+        )

@@ -1,0 +1,144 @@
+"""The learned conditioning vectors of a dataset, with what they were learned from."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffinv.artefacts.writing import PROVENANCE_FILE, ArtefactError, read_json, write_folder_atomically
+
+if TYPE_CHECKING:
+    from diffinv.models.diffusion import FrozenDiffusion
+
+FORMAT = "diffinv.EmbeddingStore/1"
+IMAGES_PER_SHARD = 1024  # 16 MB at five tokens of width 768
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingStore:
+    """One set of conditioning vectors per real image: c* of the paper's equation 3.
+
+    `losses` is each image's mean denoising loss over the last tenth of its updates. `provenance` names the
+    checkpoint ("model", "model_fingerprint"), the resolution and the settings that made the vectors.
+    """
+
+    embeddings: Float[Tensor, "image token channel"]  # float32, on the CPU
+    labels: Int[Tensor, " image"]
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    losses: Float[Tensor, " image"]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.embeddings), len(self.labels), len(self.ids), len(self.losses)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"the store has {len(self.embeddings)} embeddings, {len(self.labels)} labels, "
+                f"{len(self.ids)} ids and {len(self.losses)} losses: give one of each for every image."
+            )
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("two images of the store share an id: give every image its own.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.embeddings.shape[1]
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embeddings.shape[2]
+
+    def subset(self, indices: Sequence[int]) -> "EmbeddingStore":
+        """The images at these positions, in this order."""
+        rows = torch.as_tensor(list(indices), dtype=torch.int64)
+        return dataclasses.replace(
+            self,
+            embeddings=self.embeddings[rows],
+            labels=self.labels[rows],
+            ids=tuple(self.ids[row] for row in rows.tolist()),
+            losses=self.losses[rows],
+        )
+
+    def mean(self) -> Float[Tensor, "token channel"]:
+        """The mean of all vectors: the paper's unconditional vector (section 3.2)."""
+        if not len(self):
+            raise ValueError("the store is empty and has no mean: invert some images first.")
+        return self.embeddings.mean(dim=0)
+
+    def class_mean(self, label: int) -> Float[Tensor, "token channel"]:
+        """The mean over the images of one class."""
+        members = self.labels == label
+        if not members.any():
+            raise ValueError(
+                f"the store has no image of class {label}: it has {sorted(set(self.labels.tolist()))}."
+            )
+        return self.embeddings[members].mean(dim=0)
+
+    def check_matches(self, diffusion: "FrozenDiffusion") -> None:
+        """Raise a ValueError unless the vectors were learned for this very checkpoint."""
+        made_with = self.provenance.get("model", "an unknown checkpoint")
+        remedy = f"load {made_with!r}, or invert the images again"
+        if self.embedding_width != diffusion.embedding_width:
+            raise ValueError(
+                f"the store's vectors are {self.embedding_width} wide but {diffusion.name!r} takes "
+                f"{diffusion.embedding_width}: {remedy}."
+            )
+        if self.provenance.get("model_fingerprint") != diffusion.fingerprint:
+            raise ValueError(
+                f"the store was learned with {made_with!r}, whose weights are not those of "
+                f"{diffusion.name!r}: {remedy}."
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write safetensors shards and a provenance.json, all or nothing, in place of an older store."""
+        folder = Path(folder)
+        starts = range(0, len(self), IMAGES_PER_SHARD)
+        shards = {f"embeddings-{start // IMAGES_PER_SHARD:05d}.safetensors": start for start in starts}
+        record = {"format": FORMAT, "class_names": self.class_names, "shards": list(shards)}
+        with write_folder_atomically(folder, {**record, "provenance": self.provenance}) as staging:
+            for name, start in shards.items():
+                part = self.subset(range(start, min(start + IMAGES_PER_SHARD, len(self))))
+                tensors = {"embeddings": part.embeddings, "labels": part.labels, "losses": part.losses}
+                (staging / name).write_bytes(save(tensors, metadata={"ids": json.dumps(part.ids)}))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "EmbeddingStore":
+        """Read a saved store exactly; ArtefactError if it is missing, damaged or something else."""
+        folder = Path(folder)
+        if not (folder / PROVENANCE_FILE).is_file():
+            raise ArtefactError(
+                f"{folder} holds no embedding store: give a folder that EmbeddingStore.save wrote."
+            )
+        record = read_json(folder / PROVENANCE_FILE)
+        if record.get("format") != FORMAT:
+            found = record.get("format", "something else")
+            raise ArtefactError(f"{folder} holds {found!r}, not {FORMAT!r}: choose another folder.")
+        tensors: dict[str, list[Tensor]] = {"embeddings": [], "labels": [], "losses": []}
+        ids: list[str] = []
+        for name in record["shards"]:
+            try:
+                with safe_open(folder / name, framework="pt") as shard:
+                    ids += json.loads(shard.metadata()["ids"])
+                    for key, parts in tensors.items():
+                        parts.append(shard.get_tensor(key))
+            except (OSError, SafetensorError) as error:
+                raise ArtefactError(
+                    f"{folder / name} is missing or damaged: save the store again."
+                ) from error
+        return cls(
+            **{key: torch.cat(parts) for key, parts in tensors.items()},
+            class_names=tuple(record["class_names"]),
+            ids=tuple(ids),
+            provenance=record["provenance"],
+        )

@@ -1,0 +1,1 @@
+"""Frozen networks: a Stable Diffusion, a CLIP, and how they are found, checked and fitted into memory."""

@@ -1,0 +1,161 @@
+"""A frozen CLIP: features of images and of sentences in one space, for metrics, filters and retrieval."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from diffinv.artefacts.keys import content_key
+from diffinv.foundation.networks import best_device, weights_fingerprint
+from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, quiet_loading
+
+Features = Float[Tensor, "item feature"]
+
+
+class FrozenClip:
+    """A CLIPModel with its tokenizer and its way of preparing images, every weight frozen."""
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: Any,
+        *,
+        name: str = "in memory",
+        device: str | torch.device = "cpu",
+        image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
+        image_std: Sequence[float] = OPENAI_CLIP_STD,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.requires_grad_(False).eval().to(self.device)
+        self.tokenizer, self.name = tokenizer, name
+        self.image_mean = torch.tensor(image_mean, device=self.device).view(3, 1, 1)
+        self.image_std = torch.tensor(image_std, device=self.device).view(3, 1, 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that images are resized to."""
+        return self.model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def image_features(
+        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
+    ) -> Features:
+        """A vector of length 1 for each image, float32 on the CPU."""
+        features = []
+        for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):
+            pooled = self.model.vision_model(pixel_values=self._pixels(batch)).pooler_output
+            features.append(F.normalize(self.model.visual_projection(pooled), dim=-1).cpu())
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Features:
+        """A vector of length 1 for each sentence, float32 on the CPU; long sentences are cut off."""
+        inputs = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=min(
+                self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings
+            ),
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        pooled = self.model.text_model(**inputs).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
+
+    @torch.no_grad()
+    def zero_shot(
+        self, images: UInt8[np.ndarray, "image height width 3"], class_prompts: Sequence[str]
+    ) -> Float[Tensor, "image class"]:
+        """Probability of each class for each image, given one sentence a class."""
+        if len(class_prompts) < 2:
+            raise ValueError(
+                f"zero_shot chooses among classes: give at least 2 prompts, not {len(class_prompts)}."
+            )
+        scale = self.model.logit_scale.exp().cpu()
+        similarity = self.image_features(images) @ self.text_features(class_prompts).T
+        return (scale * similarity).softmax(dim=-1)
+
+    def _pixels(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 side side"]:
+        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
+        side = self.image_size
+        if pixels.shape[2:] != (side, side):
+            resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            pixels = resized.clamp(0, 1)
+        return (pixels - self.image_mean) / self.image_std
+
+
+def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None = None) -> FrozenClip:
+    """Load a frozen CLIP: that of "tinysd", a folder, or a hub id such as "openai/clip-vit-base-patch32".
+
+    A folder holds clip/ and tokenizer/, or all files itself. Only safetensors weights are read; the paper's
+    CLIP has a pinned commit of the hub, as the well-known Stable Diffusions have.
+    CheckpointError, one sentence, where that is not possible.
+    """
+    place, tokenizer = _find(name)
+    revision = PINNED_REVISIONS.get(str(name), "main")
+    with quiet_loading():
+        try:
+            model = CLIPModel.from_pretrained(
+                place, revision=revision, use_safetensors=True, dtype=torch.float32
+            )
+            words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise CheckpointError(
+                f"CLIP {str(name)!r} cannot be read ({reason}): check the name, or copy the folder again."
+            ) from error
+    mean, std = _colour_statistics(place)
+    where = device or best_device()
+    return FrozenClip(model, words, name=str(name), device=where, image_mean=mean, image_std=std)
+
+
+def _find(name: str | Path) -> tuple[str | Path, str | Path]:
+    folder = EMBEDDED if str(name) == "tinysd" else Path(name).expanduser()
+    if not folder.is_dir():
+        # An owner and a name: anything else can only have been meant as a folder.
+        is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
+        if is_hub_id and not isinstance(name, Path):
+            return name, name
+        raise CheckpointError(f"CLIP {str(name)!r} does not exist: give 'tinysd', a folder, or a hub id.")
+    place = folder / "clip" if (folder / "clip").is_dir() else folder
+    if not (place / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds no CLIP model: give the folder of a saved CLIPModel.")
+    tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else place
+    return place, tokenizer
+
+
+def _colour_statistics(place: str | Path) -> tuple[Sequence[float], Sequence[float]]:
+    file = Path(place) / "preprocessor_config.json"
+    if not file.is_file():
+        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return record.get("image_mean", OPENAI_CLIP_MEAN), record.get("image_std", OPENAI_CLIP_STD)
+
+
+_FINGERPRINTS: "WeakKeyDictionary[FrozenClip, str]" = WeakKeyDictionary()
+
+
+def clip_fingerprint(clip: FrozenClip) -> str:
+    """A key of the CLIP's weights, vocabulary and image preparation, the same wherever it was loaded from."""
+    if clip not in _FINGERPRINTS:
+        vision, text = clip.model.config.vision_config, clip.model.config.text_config
+        constants = {
+            "heads": [vision.num_attention_heads, text.num_attention_heads],
+            "activations": [vision.hidden_act, text.hidden_act],
+            "image_size": clip.image_size,
+            "mean": clip.image_mean.flatten().tolist(),
+            "std": clip.image_std.flatten().tolist(),
+            "vocabulary": clip.tokenizer.get_vocab(),
+        }
+        _FINGERPRINTS[clip] = content_key(weights_fingerprint(clip.model), constants)
+    return _FINGERPRINTS[clip]

@@ -1,0 +1,96 @@
+"""Stable Diffusion in a single .safetensors file, the layout of the original code and of most merges."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError
+from safetensors import SafetensorError, safe_open
+
+from diffinv.models.checkpoint import (
+    PINNED_REVISIONS,
+    UNUSED,
+    CheckpointError,
+    check_index,
+    first_line,
+    read_index,
+)
+
+# Such a file holds weights only. Every SD 1.x has the configuration of this one; SD 2.x come in two kinds,
+# which predict the noise or the velocity, and the file does not say which.
+SD1_CONFIG = "CompVis/stable-diffusion-v1-4"
+_FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+_AUTOENCODER = "first_stage_model.post_quant_conv.weight"
+_SD1_TEXT_ENCODER = "cond_stage_model.transformer."
+_SD2_TEXT_ENCODER = "cond_stage_model.model."
+
+
+def read_single_file(path: Path, config: str | Path | None) -> Any:
+    """The pipeline of a .safetensors file, in float32 or the dtype of the file.
+
+    `config` is a folder in diffusers' layout, which needs no weights, or a hub id: it says what the networks
+    look like, and has the tokenizer and the scheduler. None stands for that of SD 1.x.
+    """
+    is_sd2 = _check_header(path)
+    if config is None and is_sd2:
+        raise CheckpointError(
+            f"{path} holds an SD 2.x, but not whether it predicts the noise or the velocity: give config= a "
+            "folder or hub id, such as 'stabilityai/stable-diffusion-2-1' for the velocity."
+        )
+    folder = _config_folder(path, config or SD1_CONFIG)
+    return diffusers.StableDiffusionPipeline.from_single_file(
+        str(path), config=str(folder), local_files_only=True, **UNUSED
+    )
+
+
+def _check_header(path: Path) -> bool:
+    """Whether the file holds an SD 2.x, by its names and shapes; CheckpointError if neither 1.x nor 2.x."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} is not a .safetensors file: single files of other kinds are not read.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            shapes = {name: file.get_slice(name).get_shape() for name in names & {_FIRST_LAYER, _AUTOENCODER}}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({first_line(error)}): copy or download it again."
+        ) from error
+    is_sd1, is_sd2 = (
+        any(name.startswith(prefix) for name in names) for prefix in (_SD1_TEXT_ENCODER, _SD2_TEXT_ENCODER)
+    )
+    if len(shapes) < 2 or not (is_sd1 or is_sd2):
+        reason = (
+            "an SDXL" if any(name.startswith("conditioner.") for name in names) else "no whole checkpoint"
+        )
+        raise CheckpointError(
+            f"{path} holds {reason} in the original layout: use a Stable Diffusion 1.x or 2.x checkpoint "
+            "with its autoencoder and text encoder."
+        )
+    taken, made = shapes[_FIRST_LAYER][1], shapes[_AUTOENCODER][0]
+    if taken != made:
+        raise CheckpointError(
+            f"the U-Net of {path} takes {taken} channels but its autoencoder makes {made}: use a "
+            "text-to-image variant, not inpainting or depth."
+        )
+    return is_sd2
+
+
+def _config_folder(path: Path, config: str | Path) -> Path:
+    folder = Path(config).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(
+                snapshot_download(
+                    str(config),
+                    revision=PINNED_REVISIONS.get(str(config)),
+                    allow_patterns=["*.json", "*.txt"],
+                )
+            )
+        except (OSError, ValueError, HTTPError) as error:
+            raise CheckpointError(
+                f"{path} holds weights only, and the configuration of {str(config)!r} is neither a folder "
+                "nor to be had from the hub: give config= the folder of a checkpoint of the same kind."
+            ) from error
+    check_index(str(config), read_index(folder))
+    return folder

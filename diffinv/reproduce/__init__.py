@@ -1,0 +1,1 @@
+"""Runs the notebooks headless, and shows what they drew."""

@@ -1,0 +1,130 @@
+"""figures/manifest.json: what made each figure, and so whether it has to be made again."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.writing import ArtefactError, provenance, read_json, write_json
+from diffinv.foundation import ASSETS, PACKAGE
+
+if TYPE_CHECKING:
+    from diffinv.lessons.profiles import Profile
+
+
+class Manifest:
+    """How each notebook of an output folder was last run with success, and which files it wrote there."""
+
+    def __init__(self, output: Path):
+        self.output = output
+        self.path = output / "manifest.json"
+        self.content: dict[str, Any] = {"figures": {}, "notebooks": {}}
+        if self.path.exists():
+            self.content = read_json(self.path)
+        if not {"figures", "notebooks"} <= self.content.keys():
+            raise ArtefactError(f"{self.path} is not a manifest of diffinv: choose another output folder.")
+
+    @property
+    def notebooks(self) -> dict[str, Any]:
+        return self.content["notebooks"]
+
+    def figures_of(self, name: str) -> tuple[str, ...]:
+        """The PNG files of a notebook, as paths inside the output folder."""
+        return tuple(file for file in self.notebooks[name]["files"] if file.endswith(".png"))
+
+    def is_up_to_date(self, name: str, key: str) -> bool:
+        """Whether the notebook last ran under this key, and all that it wrote is still there."""
+        record = self.notebooks.get(name)
+        if record is None or record["key"] != key:
+            return False
+        files = [*record["files"], f"executed/{name}.ipynb"]
+        return all((self.output / file).exists() for file in files)
+
+    def accept(self, name: str, staging: Path, record: dict[str, Any]) -> None:
+        """Put what the notebook wrote to `staging` in place of what it wrote the last time.
+
+        ArtefactError if another notebook has a file of the same name: one of the two would be lost.
+        """
+        files = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+        for other, theirs in self.notebooks.items():
+            if other != name and (shared := sorted(set(files) & set(theirs["files"]))):
+                raise ArtefactError(f"{other} writes {shared[0]} too, and one would be lost: rename it")
+        for old in set(self.notebooks.get(name, {}).get("files", ())) - set(files):
+            (self.output / old).unlink(missing_ok=True)
+        for file in files:
+            (self.output / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / file, self.output / file)
+        self.notebooks[name] = {**record, "files": files}
+        self.write()
+
+    def keep_only(self, names: set[str]) -> None:
+        """Drop the records of all other notebooks: those that were renamed or removed. Their files stay."""
+        for name in self.notebooks.keys() - names:
+            del self.notebooks[name]
+
+    def write(self) -> None:
+        self.content["notebooks"] = dict(sorted(self.notebooks.items()))
+        self.content["figures"] = {
+            file: _figure_record(name, file, record)
+            for name, record in self.notebooks.items()
+            for file in self.figures_of(name)
+        }
+        write_json(self.path, self.content)
+
+
+def _figure_record(name: str, file: str, record: dict[str, Any]) -> dict[str, Any]:
+    beside = {kind: file.removesuffix("png") + kind for kind in ("svg", "csv")}
+    made = {kind: path for kind, path in beside.items() if path in record["files"]}
+    how = {field: value for field, value in record.items() if field not in ("files", "key")}
+    return {"notebook": f"{name}.ipynb", **made, **how}
+
+
+def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
+    """What a notebook's figures depend on: its cells, its parameters, the package's sources, the assets."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
+    return content_key(sources, parameters, fingerprint(PACKAGE, "*.py"), fingerprint(ASSETS))
+
+
+def fingerprint(folder: Path, pattern: str = "*") -> str:
+    """The content key of a folder's files: their names and bytes."""
+    digests = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    return content_key(digests)
+
+
+def run_record(profile: "Profile", notebooks: Path) -> dict[str, Any]:
+    """What all notebooks of a run share: versions, device, profile, commit, hashes of data and weights."""
+    from diffinv.foundation.networks import best_device
+
+    return {
+        **provenance(device=profile.device or best_device()),
+        "profile": profile.name,
+        **_commit(notebooks),
+        "data": {name: _embedded(ASSETS / "datasets" / name) for name in profile.datasets},
+        "weights": {profile.model: _embedded(ASSETS / profile.model)},
+        "classifier_seeds": list(profile.seeds),
+    }
+
+
+def _embedded(folder: Path) -> str | None:
+    # Only what is embedded can be told by its bytes here; a hub's model is told by its name.
+    return fingerprint(folder) if folder.is_dir() else None
+
+
+def _commit(folder: Path) -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ".", str(PACKAGE))
+        return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "uncommitted_changes": None}

@@ -1,0 +1,13 @@
+"""Comparisons: a grid of trainings, its statistics, the search for settings, claims and costs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "grid": ["Condition", "run_study"],
+        "statistics": ["paired_difference", "summarise"],
+        "claims": ["findings", "gain_verdict", "paper_reported", "verdict"],
+        "cost": ["compute_table"],
+    },
+)

@@ -1,0 +1,129 @@
+"""A grid of (synthesizer, classifier, seed) as tidy rows, each cell cached, and what the rows add up to."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.writing import read_cached_json, write_json
+from diffinv.classifiers.training import Training, train_classifier
+from diffinv.datasets import LabelledImages
+from diffinv.foundation.progress import progress as progress_bar
+from diffinv.synthesizers.base import Synthesizer
+
+COLUMNS = (
+    "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
+    "real_per_class", "with_real", "optimiser_steps", "wall_seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of a comparison: where the training images come from, and how the classifier is trained."""
+
+    name: str
+    synthesizer: Synthesizer
+    training: Training
+    images_per_real: int = 1
+    real_per_class: int | None = None  # None = every real image; the subsets of one seed are nested
+    with_real: bool = False  # train on the real images as well as on those made from them
+    axes: Mapping[str, Any] = field(default_factory=dict)  # more columns for the plots
+
+    def __post_init__(self) -> None:
+        if taken := sorted(set(self.axes) & set(COLUMNS)):
+            raise ValueError(f'axis "{taken[0]}" of condition "{self.name}" is a column already: rename it.')
+
+
+def run_study(
+    conditions: Sequence[Condition],
+    *,
+    train: LabelledImages,
+    test: LabelledImages,
+    seeds: Sequence[int],
+    cache_dir: str | Path | None = None,
+    dataset: str = "icons10",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One row for each condition and seed: the final-step accuracy on `test`, and what went into it.
+
+    The seed decides the real subset, the synthetic images and the classifier. Every cell is cached by its
+    content as soon as it is done, so that a run killed at any time continues, and a cell that two figures
+    share is computed once. ValueError where a comparison would not be fair: unequal numbers of optimiser
+    steps, other classes or another resolution to test on.
+
+    # differs from upstream: a subset of the real images gets only the samples made from it.
+    """
+    _check(conditions, train, test, seeds)
+    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / "studies"
+    cells = [(condition, seed) for condition in conditions for seed in seeds]
+    rows = []
+    for condition, seed in progress_bar(cells, total=len(cells), desc="study", enabled=progress):
+        path = folder / f"{_cell_key(condition, train, test, seed)}.json"
+        cell = read_cached_json(path)
+        if cell is None:
+            cell = _compute_cell(condition, train, test, seed)
+            write_json(path, cell)
+        names = {"condition": condition.name, "dataset": dataset}
+        rows.append({**names, **cell, **condition.axes})
+    axes = list(dict.fromkeys(axis for condition in conditions for axis in condition.axes))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *axes])
+
+
+def _compute_cell(
+    condition: Condition, train: LabelledImages, test: LabelledImages, seed: int
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    count = condition.real_per_class
+    real = train if count is None else train.per_class(count, seed=seed)
+    made = condition.synthesizer(real, images_per_real=condition.images_per_real, seed=seed)
+    images = made
+    if condition.with_real:
+        if set(real.ids) & set(made.ids):
+            raise ValueError(f'condition "{condition.name}" holds the real images already: drop with_real.')
+        images = LabelledImages.concatenate(real, made)
+    classifier = train_classifier(images, condition.training, seed=seed)
+    return {
+        "seed": seed,
+        "accuracy": classifier.accuracy(test),
+        "num_real": len(real),
+        "num_training_images": len(images),
+        "images_per_real": condition.images_per_real,
+        "real_per_class": count,
+        "with_real": condition.with_real,
+        "optimiser_steps": condition.training.optimiser_steps,
+        "wall_seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _cell_key(condition: Condition, train: LabelledImages, test: LabelledImages, seed: int) -> str:
+    # Names of conditions and axes are not part of it: they say how a cell is drawn, not what it is.
+    settings = [condition.images_per_real, condition.real_per_class, condition.with_real, condition.training]
+    # The ids count: they decide the subset and the random streams.
+    data = [train.fingerprint, train.ids, test.fingerprint]
+    return content_key("study cell", condition.synthesizer.describe(), settings, data, seed)
+
+
+def _check(
+    conditions: Sequence[Condition], train: LabelledImages, test: LabelledImages, seeds: Sequence[int]
+) -> None:
+    if not conditions or not seeds:
+        raise ValueError("a study needs at least one condition and one seed.")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"the seeds {list(seeds)} hold one twice: a repetition is no new evidence.")
+    steps = {condition.training.optimiser_steps for condition in conditions}
+    if len(steps) > 1:
+        found = ", ".join(str(number) for number in sorted(steps))
+        raise ValueError(
+            f"the conditions train for {found} optimiser_steps: give all of them the same number."
+        )
+    if train.resolution != test.resolution:
+        sides = f"{train.resolution} px to train on and {test.resolution} px to test on"
+        raise ValueError(f"the images have {sides}: resize one of the sets.")
+    if train.class_names != test.class_names:
+        raise ValueError(
+            "the images to train and to test on have different classes: give both the same ones."
+        )

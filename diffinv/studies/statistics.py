@@ -1,0 +1,86 @@
+"""What the rows of a study add up to: means and paired differences with t-intervals over the seeds."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy") -> pd.DataFrame:
+    """Mean, standard deviation, n and a 95 % t-interval (low, high) over the seeds of each group.
+
+    ValueError for a group with fewer than two seeds, or with one seed twice (a column is missing in `by`).
+    """
+    by = list(by)
+    _check_columns(rows, [*by, "seed", value])
+    summary = []
+    for key, group in rows.groupby(by, dropna=False, sort=False):
+        name = ", ".join(f"{column} {part}" for column, part in zip(by, key, strict=True))
+        _check_seeds_once(group, name)
+        summary.append({**dict(zip(by, key, strict=True)), **_interval(group[value].to_numpy(float), name)})
+    return pd.DataFrame(summary, columns=[*by, "mean", "std", "n", "low", "high"])
+
+
+def paired_difference(
+    rows: pd.DataFrame,
+    a: str,
+    b: str,
+    by: Sequence[str] = (),
+    *,
+    baseline_by: Sequence[str] | None = None,
+    value: str = "accuracy",
+) -> pd.DataFrame:
+    """How much condition `a` exceeds condition `b`, paired by seed, with a 95 % t-interval in each group.
+
+    Rows are paired on `by` and the seed. `baseline_by`, a part of `by`, names the columns that `b` varies in,
+    where it is a line drawn across a plot (real data against a number of samples). Only seeds that both have
+    count. ValueError for fewer than two pairs, or where a row has several partners.
+    """
+    by, shared = list(by), list(by if baseline_by is None else baseline_by)
+    _check_columns(rows, ["condition", "seed", value, *by])
+    if stray := sorted(set(shared) - set(by)):
+        raise ValueError(f'baseline_by names "{stray[0]}", which is not in by: add it there.')
+    for name in (a, b):
+        if not (rows["condition"] == name).any():
+            raise ValueError(f'there is no row of condition "{name}": check its name.')
+    sides = {}
+    for name, columns in ((a, by), (b, shared)):
+        side = rows.loc[rows["condition"] == name, [*columns, "seed", value]]
+        _check_seeds_once(side, f'condition "{name}"', columns)
+        sides[name] = side
+    pairs = sides[a].merge(sides[b], on=[*shared, "seed"], suffixes=("", "_of_b"))
+    pairs["difference"] = pairs[value] - pairs[f"{value}_of_b"]
+    if pairs.empty:
+        raise ValueError(f'no row of "{a}" has a partner in "{b}": they share no seed and group.')
+    groups = pairs.groupby(by, dropna=False, sort=False) if by else [((), pairs)]
+    summary = [
+        {**dict(zip(by, key, strict=True)), **_interval(group["difference"].to_numpy(float), f"{a} - {b}")}
+        for key, group in groups
+    ]
+    columns = [*by, "difference", "std", "n", "low", "high"]
+    return pd.DataFrame(summary).rename(columns={"mean": "difference"})[columns]
+
+
+def _interval(values: np.ndarray, name: str) -> dict[str, float]:
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"an interval needs at least 2 seeds, and {name} has {count}: run more seeds.")
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
+    return {"mean": mean, "std": std, "n": count, "low": mean - half, "high": mean + half}
+
+
+def _check_columns(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    if missing := [column for column in columns if column not in rows.columns]:
+        raise ValueError(f'the rows have no column "{missing[0]}": they have {", ".join(rows.columns)}.')
+
+
+def _check_seeds_once(rows: pd.DataFrame, name: str, by: Sequence[str] = ()) -> None:
+    twice = rows.duplicated([*by, "seed"])
+    if twice.any():
+        seed = rows.loc[twice, "seed"].iloc[0]
+        raise ValueError(f"{name} has several rows of seed {seed}: add the column that differs to `by`.")

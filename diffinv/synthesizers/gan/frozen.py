@@ -1,0 +1,170 @@
+"""FrozenGAN: a trained generator and its discriminator, made once per set of images, settings and seed."""
+
+import json
+import warnings
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.writing import provenance, write_atomically
+from diffinv.datasets import LabelledImages
+from diffinv.foundation.networks import best_device
+from diffinv.foundation.progress import progress as progress_bar
+from diffinv.synthesizers.gan.architectures import Discriminator, Generator, working_side
+from diffinv.synthesizers.gan.training import (
+    STEPS_PER_CHECK,
+    GANCollapsed,
+    GANState,
+    GANTraining,
+    describe_collapse,
+    gan_steps,
+)
+
+RECIPE = 1  # part of every cache key: to be raised when the same settings would give another GAN
+
+_COUNTS = ("steps_done", "seconds", "mean_discriminator_loss", "diversity", "collapsed_since")
+
+OnCollapse = Literal["raise", "warn"]
+
+
+class FrozenGAN:
+    """The averaged generator and the discriminator of a finished training, every weight frozen."""
+
+    def __init__(self, state: GANState, side: int, record: dict[str, Any]) -> None:
+        self.generator: Generator = state.averaged.requires_grad_(False).eval()
+        self.discriminator: Discriminator = state.discriminator.requires_grad_(False).eval()
+        self.device, self.side = state.device, side
+        self.provenance = record
+
+    @property
+    def collapsed(self) -> str | None:
+        """What is wrong with it and what to try, in one sentence; None for a GAN that works."""
+        return self.provenance["collapsed"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A key of the weights of both networks."""
+        weights = [*self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
+        return content_key(*(weight.cpu().numpy() for weight in weights))
+
+    @torch.no_grad()
+    def images(
+        self, codes: Float[Tensor, "image layer code"], *, batch_size: int = 256
+    ) -> UInt8[np.ndarray, "image height width 3"]:
+        """The generator's images of these codes."""
+        batches = []
+        for batch in codes.split(batch_size):
+            pixels = self.generator(batch.to(self.device))
+            rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            batches.append(rounded.permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(batches)
+
+    @torch.no_grad()
+    def codes(
+        self, latents: Float[Tensor, "image latent"], labels: Int[np.ndarray, " image"]
+    ) -> Float[Tensor, "image layer code"]:
+        """The codes of images of these classes."""
+        return self.generator.codes(latents.to(self.device), torch.tensor(labels, device=self.device))
+
+    def require_success(self, on_collapse: OnCollapse) -> None:
+        """Raise GANCollapsed, or only warn, where the training came to nothing."""
+        if self.collapsed is None:
+            return
+        if on_collapse == "raise":
+            raise GANCollapsed(self.collapsed)
+        warnings.warn(self.collapsed, stacklevel=3)
+
+
+def check_on_collapse(on_collapse: str) -> None:
+    """ValueError unless it says what to do with a collapsed GAN."""
+    if on_collapse not in get_args(OnCollapse):
+        known = ", ".join(get_args(OnCollapse))
+        raise ValueError(f"on_collapse is {on_collapse!r}: choose one of {known}.")
+
+
+def train_gan(
+    real: LabelledImages,
+    settings: GANTraining,
+    *,
+    seed: int,
+    device: str | torch.device | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> FrozenGAN:
+    """Drain `gan_steps`, or find the result in the cache.
+
+    A run that was killed goes on from its last look for a collapse, to the very weights that it would have
+    reached. A collapse is a property of the result, `collapsed`: the caller decides what it means.
+    """
+    key = content_key(RECIPE, settings, real.fingerprint, seed)
+    path = (cache_dir or default_cache_dir()) / "gan" / f"{key}.safetensors"
+    state = GANState(real, settings, seed=seed, device=torch.device(device or best_device()))
+    _resume(path, state)
+    steps = gan_steps(real, settings, seed, state=state)
+    total = settings.optimiser_steps - state.steps_done
+    for step in progress_bar(steps, total=total, desc="GAN", enabled=progress and total > 0):
+        if step.step % STEPS_PER_CHECK == 0 or step.step == settings.optimiser_steps:
+            _save(path, state)
+    record = provenance(
+        settings=asdict(settings),
+        seed=seed,
+        real_fingerprint=real.fingerprint,
+        device=str(state.device),
+        training_seconds=round(state.seconds, 3),
+        mean_discriminator_loss=state.mean_discriminator_loss,
+        diversity=state.diversity,
+        collapsed=describe_collapse(state, seed),
+    )
+    return FrozenGAN(state, working_side(real.resolution), record)
+
+
+def _save(path: Path, state: GANState) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name in ("generator", "averaged", "discriminator"):
+        network = getattr(state, name).state_dict()
+        tensors |= {f"{name}.{key}": value.contiguous() for key, value in network.items()}
+    for number, optimiser in enumerate(state.optimisers):
+        for index, weight in enumerate(optimiser.param_groups[0]["params"]):
+            for key, value in optimiser.state[weight].items():
+                tensors[f"optimiser.{number}.{index}.{key}"] = value.contiguous()
+    counts = {name: getattr(state, name) for name in _COUNTS}
+    with write_atomically(path) as file:
+        file.write(save(tensors, metadata={"counts": json.dumps(counts)}))
+
+
+def _resume(path: Path, state: GANState) -> None:
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            counts = json.loads(file.metadata()["counts"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        # Written in one piece, so the disk has spoilt it since; training again gives the same weights.
+        warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
+        return
+    for name in ("generator", "averaged", "discriminator"):
+        getattr(state, name).load_state_dict(_under(tensors, f"{name}."))
+    for number, optimiser in enumerate(state.optimisers):
+        for index, weight in enumerate(optimiser.param_groups[0]["params"]):
+            moments = _under(tensors, f"optimiser.{number}.{index}.")
+            # In the memory order of the weight, which the fused optimiser takes for granted.
+            optimiser.state[weight] = {
+                key: value.to(weight.device) if key == "step" else torch.empty_like(weight).copy_(value)
+                for key, value in moments.items()
+            }
+    for name in _COUNTS:
+        setattr(state, name, counts[name])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,187 @@
+"""Codes that reproduce each real image, found by gradient descent through a frozen GAN."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.writing import provenance
+from diffinv.datasets import LabelledImages
+from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.randomness import stream
+from diffinv.method.inversion import InversionDiverged
+from diffinv.method.inversion_cache import InversionCache
+from diffinv.method.store import EmbeddingStore
+from diffinv.synthesizers.gan.frozen import FrozenGAN
+from diffinv.synthesizers.gan.training import as_pixels
+
+Space = Literal["z", "w"]
+RECIPE = 1  # part of every cache key: to be raised when the same settings would give other codes
+
+
+@dataclass(frozen=True)
+class LatentInversion:
+    """How the codes of an image are found; `batch_size` alone has no bearing on the result.
+
+    The loss is the squared error of the pixels, that of the discriminator's features at every scale, relative
+    to their size (Pan et al. 2020), and the squared distance of the codes from the middle of the class.
+    """
+
+    steps_per_image: int = 200
+    learning_rate: float = 0.05  # Adam's, constant
+    space: Space = "w"  # a code for each layer, class embedding included (Abdal et al. 2019), or one latent
+    candidates: int = 16  # random codes of the class, the best of which is the start
+    feature_weight: float = 0.1
+    prior_weight: float = 0.001
+    batch_size: int = 64  # images optimised side by side
+
+    def __post_init__(self) -> None:
+        for name in ("steps_per_image", "candidates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose at least 1.")
+        if not (0 < self.learning_rate < math.inf):
+            raise ValueError(f"learning_rate is {self.learning_rate}: choose a number above 0, such as 0.05.")
+        for name in ("feature_weight", "prior_weight"):
+            if not (0 <= getattr(self, name) < math.inf):
+                raise ValueError(f"{name} is {getattr(self, name)}: choose 0 or more.")
+        if self.space not in get_args(Space):
+            known = ", ".join(get_args(Space))
+            raise ValueError(f"space is {self.space!r}: choose one of {known}.")
+
+
+@dataclass(frozen=True, eq=False)
+class LatentInversionStep:
+    """One update of a group of images; tensors on the GAN's device."""
+
+    step: int  # updates done, from 1
+    losses: Float[Tensor, " image"]  # before this update
+    codes: Float[Tensor, "image layer code"]  # after this update; a copy
+
+
+def latent_inversion_steps(
+    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, seed: int
+) -> Iterator[LatentInversionStep]:
+    """Update the codes of all the images side by side, yielding after each update.
+
+    Codes have one layer of latents in the space "z", and all layers' codes in "w". InversionDiverged for a
+    loss that is not finite.
+    """
+    target = as_pixels(real, gan.side, gan.device)
+    labels = torch.tensor(real.labels, device=gan.device)
+    middle = _start(gan, torch.zeros(len(real), gan.generator.latent_dim), labels, settings.space)
+    with torch.no_grad():
+        wanted = gan.discriminator.features(target)
+
+    def losses_of(codes: Float[Tensor, "image layer code"]) -> Float[Tensor, " image"]:
+        pixels = gan.generator(_rendered(gan, codes, labels, settings.space))
+        loss = _mean_square(pixels - target) + settings.prior_weight * _mean_square(codes - middle)
+        if settings.feature_weight:
+            found = gan.discriminator.features(pixels)
+            scales = [
+                _mean_square(f - w) / (_mean_square(w) + 1e-6) for f, w in zip(found, wanted, strict=True)
+            ]
+            loss = loss + settings.feature_weight * torch.stack(scales).mean(dim=0)
+        return loss
+
+    latents = torch.stack(
+        [
+            torch.randn(
+                settings.candidates, gan.generator.latent_dim, generator=stream(seed, "candidates", name)
+            )
+            for name in real.ids
+        ]
+    )
+    starts = (_start(gan, each, labels, settings.space) for each in latents.unbind(dim=1))
+    codes = _best(starts, losses_of).requires_grad_()
+    # Elementwise updates of a sum over images: one optimiser over the table is one optimiser an image.
+    optimiser = torch.optim.Adam([codes], lr=settings.learning_rate)
+    for step in range(settings.steps_per_image):
+        with torch.enable_grad():
+            losses = losses_of(codes)
+            (codes.grad,) = torch.autograd.grad(losses.sum(), codes)
+        optimiser.step()
+        if not losses.isfinite().all():
+            culprit = real.ids[int(losses.isfinite().int().argmin())]
+            raise InversionDiverged(
+                f"the GAN inversion of image {culprit!r} is no longer finite after {step + 1} updates: lower "
+                "learning_rate."
+            )
+        yield LatentInversionStep(step + 1, losses.detach(), codes.detach().clone())
+
+
+def invert_latents(
+    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, *, seed: int, progress: bool = True
+) -> EmbeddingStore:
+    """Find, or take from the cache, the codes of every image, as a store of vectors [image, layer, code].
+
+    The codes of an image depend on the GAN, the settings, the seed, its pixels, label and id; to float
+    tolerance, not on the other images. Each finished group is cached at once. `losses` are the last ones.
+    """
+    recipe = content_key(RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
+    cache = InversionCache(default_cache_dir() / "gan_inversion" / recipe)
+    keys = [
+        content_key(image_id, pixels, label)
+        for image_id, pixels, label in zip(real.ids, real.images, real.labels.tolist(), strict=True)
+    ]
+    positions = range(len(real))
+    groups = [positions[start : start + settings.batch_size] for start in positions[:: settings.batch_size]]
+    missing = [group for group in groups if any(keys[index] not in cache for index in group)]
+    record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
+    bar = progress_bar(missing, total=len(missing), desc="GAN inversion", enabled=progress and bool(missing))
+    for group in bar:
+        started = time.perf_counter()
+        for last in latent_inversion_steps(gan, real.subset(group), settings, seed):  # noqa: B007 - its end
+            pass
+        seconds = time.perf_counter() - started
+        cache.write([keys[index] for index in group], last.codes, last.losses, record, seconds)
+    codes, losses = cache.read(keys)
+    record["learning_seconds"] = cache.seconds(keys)
+    labels = torch.tensor(real.labels, dtype=torch.int64)
+    return EmbeddingStore(codes, labels, real.class_names, real.ids, losses, record)
+
+
+def render(
+    gan: FrozenGAN, codes: Float[Tensor, "image layer code"], labels: Int[np.ndarray, " image"], space: Space
+) -> UInt8[np.ndarray, "image height width 3"]:
+    """The images of codes of either space, uint8 at the GAN's side."""
+    places = torch.tensor(labels, device=gan.device)
+    return gan.images(_rendered(gan, codes.to(gan.device), places, space))
+
+
+@torch.no_grad()
+def _start(
+    gan: FrozenGAN, latents: Tensor, labels: Tensor, space: Space
+) -> Float[Tensor, "image layer code"]:
+    latents = latents.to(gan.device)
+    return latents[:, None] if space == "z" else gan.generator.codes(latents, labels)
+
+
+def _rendered(
+    gan: FrozenGAN, codes: Tensor, labels: Tensor, space: Space
+) -> Float[Tensor, "image layer code"]:
+    return gan.generator.codes(codes[:, 0], labels) if space == "z" else codes
+
+
+@torch.no_grad()
+def _best(
+    starts: Iterator[Float[Tensor, "image layer code"]], losses_of: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "image layer code"]:
+    best = next(starts).clone()
+    least = losses_of(best)
+    for codes in starts:
+        losses = losses_of(codes)
+        better = losses < least
+        least = torch.where(better, losses, least)
+        best[better] = codes[better]
+    return best
+
+
+def _mean_square(difference: Tensor) -> Float[Tensor, " image"]:
+    return difference.square().flatten(1).mean(dim=1)

@@ -1,0 +1,1 @@
+"""Retrieval: for each real image the most similar images of a pool."""

@@ -1,0 +1,152 @@
+"""Pools: the images that retrieval looks among; a folder, a set in memory, or the one that ships with us."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+from PIL import Image
+
+from diffinv.artefacts.keys import content_key
+from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset
+from diffinv.datasets.decoding import decode_image, read_image, to_square
+from diffinv.datasets.embedded import FOLDER
+from diffinv.datasets.folder import SUFFIXES
+
+EMBEDDED_POOL = "icons_pool"
+
+Images = UInt8[np.ndarray, "image side side 3"]
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """Images without classes, read only when they are wanted."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """A unique name for each image."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A key that changes when images are added, removed or replaced."""
+        ...
+
+    def images(self, indices: Sequence[int], resolution: int) -> Images:
+        """Some of the images, resized and cropped square; DatasetError names one that cannot be read."""
+        ...
+
+
+def open_pool(source: "Pool | LabelledImages | str | Path") -> Pool:
+    """The pool "icons_pool", all images below a folder, a set in memory, or a pool as it is.
+
+    The name of a dataset stands for its training split. DatasetError, one sentence, where there is no such
+    pool or it holds no image.
+    """
+    if isinstance(source, LabelledImages):
+        return MemoryPool(source)
+    if not isinstance(source, str | Path):
+        return source
+    if source == EMBEDDED_POOL:
+        return embedded_pool()
+    if isinstance(source, str) and source in (*embedded_names(), *CATALOGUE):
+        return MemoryPool(load_dataset(source, split="train"))
+    return FolderPool(source)
+
+
+class FolderPool:
+    """All images below a folder, nested in any way, as its files were when the pool was opened."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise DatasetError(
+                f'there is no pool or folder "{folder}": choose "{EMBEDDED_POOL}", or give one with images.'
+            )
+        found = sorted(_image_files(self.folder, ""))
+        if not found:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise DatasetError(f"{self.folder} holds no image below it: a pool has files such as {kinds}.")
+        self.ids = tuple(name for name, _, _ in found)
+        digest = hashlib.sha256()
+        for name, size, modified in found:
+            digest.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+        # Of names, sizes and times: reading a million files would cost what the index saves.
+        self.fingerprint = digest.hexdigest()
+
+    def images(self, indices: Sequence[int], resolution: int) -> Images:
+        paths = [self.folder / self.ids[index] for index in indices]
+        return _stack([to_square(read_image(path), resolution, path) for path in paths], resolution)
+
+
+class MemoryPool:
+    """The images of a set, whose labels nobody looks at."""
+
+    def __init__(self, data: LabelledImages) -> None:
+        if len(data) == 0:
+            raise DatasetError("the set of images given as a pool is empty: give one with images.")
+        self.data, self.ids = data, data.ids
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return content_key(self.data.fingerprint, list(self.ids))
+
+    def images(self, indices: Sequence[int], resolution: int) -> Images:
+        chosen = ((self.data.images[index], self.ids[index]) for index in indices)
+        return _stack(
+            [to_square(Image.fromarray(image), resolution, name) for image, name in chosen], resolution
+        )
+
+
+class EncodedPool:
+    """Encoded images of one Parquet file, each with a caption that nobody looks at either."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            table = pq.read_table(path)
+            self._encoded: list[bytes] = table["image"].combine_chunks().field("bytes").to_pylist()
+            self.ids = tuple(table["id"].to_pylist())
+            self.captions = tuple(table["caption"].to_pylist())
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DatasetError(f"{path} is damaged or not a pool: install the package again.") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, encoded in zip(self.ids, self._encoded, strict=True):
+            digest.update(f"{name}\0{len(encoded)}\0".encode() + encoded)
+        return digest.hexdigest()
+
+    def images(self, indices: Sequence[int], resolution: int) -> Images:
+        chosen = ((self._encoded[index], self.ids[index]) for index in indices)
+        return _stack(
+            [to_square(decode_image(data, name), resolution, name) for data, name in chosen], resolution
+        )
+
+
+def embedded_pool() -> EncodedPool:
+    """A fifth of the icons that TinySD was trained on, coloured at random: its LAION in miniature."""
+    return EncodedPool(FOLDER / EMBEDDED_POOL / "pool.parquet")
+
+
+def _stack(images: list[Any], resolution: int) -> Images:
+    return np.stack(images) if images else np.empty((0, resolution, resolution, 3), np.uint8)
+
+
+def _image_files(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
+    # scandir, as it knows what is a folder without asking the disk again: pools have a million files.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):  # a link may lead back to where it is
+                yield from _image_files(folder / entry.name, f"{prefix}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                facts = entry.stat()
+                yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns

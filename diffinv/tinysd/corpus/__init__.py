@@ -1,0 +1,1 @@
+"""TinySD's LAION: open-source icons with their captions."""

@@ -1,0 +1,1 @@
+"""TinySD's networks and how each is trained."""

@@ -1,0 +1,262 @@
+"""The command line: instant help, one sentence per user error, and the practitioner's three verbs."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffinv.commands import main as cli
+from diffinv.commands.main import main
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@pytest.fixture
+def folder(tmp_path, toy_images):
+    """The toy images twice over, as plain class folders."""
+    for index, label in enumerate([*toy_images.labels, *toy_images.labels]):
+        path = tmp_path / "toys" / toy_images.class_names[label] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(toy_images.images[index % len(toy_images)], index, axis=1)).save(path)
+    return tmp_path / "toys"
+
+
+def test_help_is_instant():
+    code = (
+        "import sys\nfrom diffinv.commands.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
+    loaded = "print({'torch', 'numpy', 'papermill', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code + loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+    for verb in ("reproduce", "invert", "sample", "evaluate", "doctor", "pretrain"):
+        assert f"\n    {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reproduce", "--profile", "huge"], "there is no profile 'huge'"),
+        (["reproduce", "--profile", "smoke", "--only", "42"], "no notebook '42'"),
+        (["reproduce", "--profile", "smoke", "--notebooks", "nowhere"], "no numbered notebook"),
+        (["reproduce", "--profile", "smoke", "-p", "seed"], "NAME=VALUE, not 'seed'"),
+        (["invert", "nowhere", "--out", "store"], "no dataset or folder"),
+        (["invert", "icons10", "--out", "store", "--num-tokens", "0"], "num_tokens is 0"),
+        (["invert", "icons10", "--out", "store", "--model", "nowhere"], "'nowhere' does not exist"),
+        (["sample", "nowhere", "--out", "images"], "nowhere holds no embedding store"),
+        (["evaluate", "nowhere"], "no dataset or folder"),
+        (["evaluate", "icons10", "--seeds", "2"], "at least 3"),
+        (["evaluate", "icons10", "nowhere"], "there is no folder nowhere"),
+        (["evaluate", "icons10", "some", "--images-per-real", "5"], "--images-per-real is for REAL alone"),
+        (["evaluate", "icons10", "some", "--model", "tinysd"], "--model is for REAL alone"),
+        (["evaluate", "icons10", "--clip", "tinysd"], "--clip needs SYNTHETIC"),
+        (["evaluate", "icons10", "--against-real"], "--against-real needs SYNTHETIC"),
+    ],
+)
+def test_a_users_error_is_one_sentence(arguments, sentence, capsys, tmp_path, monkeypatch):
+    if "--notebooks" not in arguments and arguments[0] == "reproduce":
+        arguments = [*arguments, "--notebooks", str(NOTEBOOKS)]
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.err.count("\n") == 1 and captured.err.endswith(".\n")
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["frobnicate"], ["invert", "folder"], ["reproduce", "--jobs", "many"]]
+)
+def test_wrong_arguments_are_one_sentence(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_traceback_is_there_for_who_asks(monkeypatch):
+    monkeypatch.setenv("DIFFINV_DEBUG", "1")
+    with pytest.raises(ValueError, match="huge"):
+        main(["reproduce", "--profile", "huge"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "there.txt"), 2, "there.txt: no such file"),
+        (MemoryError(), 2, "memory ran out"),
+        (ModuleNotFoundError("No module named 'papermill'", name="papermill"), 2, "diffinv[notebooks]"),
+    ],
+)
+def test_what_goes_wrong_outside_is_a_sentence_too(error, code, sentence, capsys, monkeypatch):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    assert main(["doctor"]) == code
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a shape is wrong"), KeyError("x"), ModuleNotFoundError("torch")]
+)
+def test_a_defect_is_not_dressed_up_as_a_users_error(error, monkeypatch):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    with pytest.raises(type(error)):
+        main(["doctor"])
+
+
+def test_invert_then_sample_is_what_the_library_does(folder, tiny_checkpoint, tmp_path, capsys):
+    from diffinv import DiffusionInversion, LabelledImages, load_dataset, load_diffusion, load_profile
+
+    model = ["--profile", "smoke", "--model", str(tiny_checkpoint)]
+    store, images = tmp_path / "store", tmp_path / "images"
+    assert main(["invert", str(folder), "--out", str(store), "--resolution", "32", *model]) == 0
+    more = ["--images-per-real", "2", "--seed", "3", "--out", str(images)]
+    assert main(["sample", str(store), *more, *model]) == 0
+    assert "holds" in capsys.readouterr().out
+
+    profile = load_profile("smoke")
+    real = load_dataset(folder, split="train", resolution=32)
+    synthesizer = DiffusionInversion(
+        load_diffusion(str(tiny_checkpoint), device="cpu"),
+        profile.inversion,
+        profile.perturbation,
+        profile.sampling,
+    )
+    expected = synthesizer(real, images_per_real=2, seed=3)
+    drawn = LabelledImages.load(images)
+    assert drawn.ids == expected.ids and drawn.sources == expected.sources
+    np.testing.assert_array_equal(drawn.labels, expected.labels)
+    np.testing.assert_array_equal(drawn.images, expected.images)
+
+
+def test_a_store_of_another_checkpoint_is_refused(folder, tiny_checkpoint, tmp_path, capsys):
+    from checkpoints import write_checkpoint
+
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    model = ["--profile", "smoke", "--model"]
+    store = str(tmp_path / "store")
+    assert main(["invert", str(folder), "--out", store, *model, str(tiny_checkpoint)]) == 0
+    assert main(["sample", store, "--out", str(tmp_path / "images"), *model, str(other)]) == 2
+    assert "invert the images again" in capsys.readouterr().err
+    assert not (tmp_path / "images").exists()
+
+
+def test_evaluate_compares_three_training_sets(folder, tiny_checkpoint, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    arguments = ["--profile", "smoke", "--model", str(tiny_checkpoint), "--images-per-real", "2"]
+    assert main(["evaluate", str(folder), *arguments, "--out", str(report)]) == 0
+    table = capsys.readouterr().out
+    record = json.loads(report.read_text())
+    real, synthetic, both = record["results"]
+    assert [row["trained_on"] for row in record["results"]] == ["real", "synthetic", "real + synthetic"]
+    assert synthetic["training_images"] == 2 * real["training_images"]
+    assert both["training_images"] == 3 * real["training_images"]
+    assert len(record["rows"]) == 3 * 3  # three training sets, three seeds
+    assert len({row["optimiser_steps"] for row in record["rows"]}) == 1
+    for row in record["results"]:
+        accuracies = [r["accuracy"] for r in record["rows"] if r["condition"] == row["trained_on"]]
+        assert row["mean"] == pytest.approx(np.mean(accuracies)) and row["low"] <= row["mean"] <= row["high"]
+        assert f"{row['mean']:.1%}" in table
+    assert "real + synthetic against real:" in table
+
+
+def test_evaluate_judges_a_saved_synthetic_set(folder, tmp_path, capsys):
+    from diffinv import load_dataset
+
+    train = load_dataset(folder, split="train")
+    copied = replace(
+        train,
+        images=np.concatenate([train.images, train.images[:, ::-1]]),
+        labels=np.concatenate([train.labels, train.labels]),
+        ids=tuple(f"{name}#{copy}" for copy in (0, 1) for name in train.ids),
+        sources=train.ids * 2,
+    )
+    copied.save(tmp_path / "made")
+    out = tmp_path / "reports" / "made.json"
+    arguments = ["--profile", "smoke", "--against-real", "--neighbours", "2", "--out", str(out)]
+    assert main(["evaluate", str(folder), str(tmp_path / "made"), *arguments]) == 0
+    text, record, page = capsys.readouterr().out, json.loads(out.read_text()), out.with_suffix(".html")
+    assert "<h1>made against toys</h1>" in page.read_text() and str(page) in text
+    assert record["images"]["real"]["fingerprint"] == train.fingerprint
+    assert record["images"]["test"]["count"] == len(load_dataset(folder, split="test"))
+    assert record["copies"]["share"] >= 0.5 and record["copies"]["closest"][0]["ratio"] == 0
+    assert record["gain"]["n"] == 3 and record["settings"]["k"] == 2
+    for row in record["metrics"]:
+        assert f"\n{row['metric']}" in text
+    for row in record["accuracies"]:
+        assert f"accuracy when trained on {row['condition']} images: {row['mean']:.1%}" in text
+
+
+def test_evaluate_judges_plain_class_folders_by_the_names_of_the_classes(
+    folder, tmp_path, monkeypatch, capsys
+):
+    from diffinv import load_dataset
+
+    monkeypatch.chdir(tmp_path)
+    real = load_dataset(folder, split="train")
+    test = load_dataset(folder, split="test", resolution=real.resolution)
+    real.save(tmp_path / "real")  # one set without splits
+    test.save(tmp_path / "held_out")
+    for name in ("disc", "cross"):  # no square
+        for index in range(4):
+            path = tmp_path / "made" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(index).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
+    arguments = ["evaluate", "real", "made", "--no-accuracy", "--neighbours", "2", "--profile", "smoke"]
+    assert main(arguments) == 0
+    record = json.loads(Path("made-evaluation.json").read_text())
+    by_class = {row["class"]: row["synthetic images"] for row in record["by_class"]}
+    assert by_class == {"disc": 4, "square": 0, "cross": 4}
+    assert record["leaks"] is None and record["accuracies"] is None
+    assert "leaks were not looked for" in capsys.readouterr().out
+    assert main([*arguments, "--test", "held_out"]) == 0
+    record = json.loads(Path("made-evaluation.json").read_text())
+    assert record["images"]["test"] == {"count": len(test), "fingerprint": test.fingerprint}
+    (tmp_path / "made" / "circle").mkdir()
+    assert main(arguments) == 2
+    assert 'has the class "circle", which the real images have not' in capsys.readouterr().err
+
+
+def test_doctor_says_what_is_here_and_what_is_damaged(tmp_path, monkeypatch, capsys):
+    from diffinv.commands import doctor
+
+    (tmp_path / "datasets" / "few").mkdir(parents=True)
+    (tmp_path / "datasets" / "few" / "train.parquet").write_bytes(b"whole")
+    monkeypatch.setattr(doctor, "ASSETS", tmp_path)
+
+    def line(value, file):
+        return f"{value}  {file}\n"
+
+    whole = hashlib.sha256(b"whole").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(line(whole, "datasets/few/train.parquet"))
+    assert main(["doctor"]) == 0
+    report = capsys.readouterr().out
+    for word in ("torch", "device", "memory", "cores", "cache", "network", "checksums match"):
+        assert word in report
+    (tmp_path / "SHA256SUMS").write_text(line("0" * 64, "datasets/few/train.parquet"))
+    assert main(["doctor"]) == 1
+    assert "not the file that was shipped" in capsys.readouterr().out
+    (tmp_path / "SHA256SUMS").write_text(line(whole, "tinysd/unet/model.safetensors"))
+    assert main(["doctor"]) == 1
+    assert "tinysd/unet/model.safetensors is missing" in capsys.readouterr().out
+
+
+def test_pretrain_hands_its_arguments_on(monkeypatch):
+    given = []
+    stand_in = types.ModuleType("diffinv.tinysd.pretrain")
+    stand_in.main = given.append
+    monkeypatch.setitem(sys.modules, "diffinv.tinysd.pretrain", stand_in)
+    assert main(["pretrain", "--stage", "vae", "--resume"]) == 0
+    assert given == [["--stage", "vae", "--resume"]]

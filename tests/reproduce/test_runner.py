@@ -1,0 +1,310 @@
+"""The notebook runner, on small real notebooks with real kernels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from diffinv.artefacts.writing import ArtefactError
+from diffinv.reproduce.job import Job, check_parameters, run_job
+from diffinv.reproduce.manifest import fingerprint
+from diffinv.reproduce.runner import find_notebooks, reproduce
+
+PARAMETERS = """
+profile: str = "tiny"  # how much to run
+output_dir: str = "figures"  # where the figures go
+seed: int = 7
+flag: bool = True
+rate: float = 0.5
+limit: int = None
+"""
+DRAW = """
+from pathlib import Path
+for kind in ("png", "svg", "csv"):
+    Path(output_dir, f"{name}.{kind}").write_text(text)
+"""
+LOOK_AROUND = """
+import os
+seen = ("DIFFINV_HEADLESS", "DIFFINV_CACHE", "DIFFINV_PROFILE", "OMP_NUM_THREADS")
+text = "\\n".join([profile, str(flag), os.getcwd(), *(str(os.environ.get(name)) for name in seen)])
+"""
+
+
+def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [
+        new_markdown_cell(f"# The lesson {name}"),
+        new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, code),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+class Links(HTMLParser):
+    def __init__(self, page: Path):
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.found |= {value for key, value in attributes if key in ("href", "src")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with three notebooks, the second of which fails, after a first run of them all."""
+    place = tmp_path_factory.mktemp("place")
+    write_notebook(place / "notebooks", "00_look", LOOK_AROUND, "name = '00_first'", DRAW)
+    write_notebook(place / "notebooks", "01_fail", "name = text = 'lost'", DRAW, "1 / 0")
+    write_notebook(place / "notebooks", "02_draw", "name, text = '02_old', 'old'", DRAW)
+    write_notebook(place / "notebooks", "draft", "1 / 0")  # not numbered: no lesson
+    return place
+
+
+def run(place: Path, **more):
+    return reproduce(
+        "smoke",
+        jobs=2,
+        output=place / "figures",
+        notebooks=place / "notebooks",
+        parameters={"flag": "false"},
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFINV_PROFILE", "paper")
+        patch.setenv("DIFFINV_CACHE", "relative/cache")
+        return run(place)
+
+
+def manifest_of(place: Path) -> dict:
+    return json.loads((place / "figures" / "manifest.json").read_text())
+
+
+def test_a_failing_notebook_is_named_kept_and_leaves_the_others_alone(place, first):
+    assert [outcome.notebook.stem for outcome in first] == ["00_look", "01_fail", "02_draw"]
+    assert [outcome.status for outcome in first] == ["done", "failed", "done"]
+    assert "ZeroDivisionError: division by zero" in first[1].error
+    partial = nbformat.read(first[1].executed, as_version=4)
+    assert any(output.output_type == "error" for cell in partial.cells for output in cell.get("outputs", ()))
+    assert not list((place / "figures").rglob("lost.*"))
+
+
+def test_the_notebook_ran_headless_with_its_parameters_and_capped_threads(place, first):
+    profile, flag, folder, headless, cache, other_profile, threads = (
+        (place / "figures" / "00_first.csv").read_text().split("\n")
+    )
+    assert (profile, flag, headless, other_profile) == ("smoke", "False", "1", "None")
+    assert folder == os.getcwd()
+    assert cache == str(Path("relative/cache").resolve())
+    assert 1 <= int(threads) <= max(1, os.cpu_count() // 2)
+
+
+def test_the_manifest_says_how_each_figure_was_made(place, first):
+    manifest = manifest_of(place)
+    assert list(manifest["figures"]) == ["00_first.png", "02_old.png"]
+    figure = manifest["figures"]["00_first.png"]
+    assert figure["notebook"] == "00_look.ipynb"
+    assert (figure["svg"], figure["csv"]) == ("00_first.svg", "00_first.csv")
+    assert figure["parameters"] == {"profile": "smoke", "seed": 7, "flag": False, "rate": 0.5, "limit": None}
+    assert figure["classifier_seeds"] and figure["device"] == "cpu" and figure["versions"]["torch"]
+    assert figure["wall_seconds"] > 0 and figure["peak_memory_mib"] > 20
+    assert {"commit", "data", "weights"} <= figure.keys()
+    assert str(place) not in json.dumps(manifest)  # the same on every machine
+
+
+def test_the_gallery_shows_every_figure_and_all_its_links_lead_somewhere(place, first):
+    page = place / "figures" / "index.html"
+    links = Links(page).found
+    figures = {f"{stem}.{kind}" for stem in ("00_first", "02_old") for kind in ("png", "svg", "csv")}
+    assert figures | {"../notebooks/00_look.ipynb", "manifest.json"} <= links
+    assert all((page.parent / link).exists() for link in links)
+    assert "The lesson 00_look" in page.read_text()
+
+
+def test_a_second_run_does_only_what_has_changed(place, first):
+    write_notebook(place / "notebooks", "01_fail", "name = text = '01_mended'", DRAW)
+    write_notebook(place / "notebooks", "02_draw", "name, text = '02_new', 'new'", DRAW)
+    again = run(place)
+    assert [outcome.status for outcome in again] == ["up to date", "done", "done"]
+    assert list(manifest_of(place)["figures"]) == ["00_first.png", "01_mended.png", "02_new.png"]
+    assert not list((place / "figures").glob("02_old.*"))  # what the notebook no longer draws is gone
+    assert [outcome.status for outcome in run(place)] == ["up to date"] * 3
+
+
+def test_a_figure_of_another_notebook_is_not_overwritten(place, first):
+    write_notebook(place / "notebooks", "03_thief", "name, text = '00_first', 'stolen'", DRAW)
+    (outcome,) = run(place, only=["3"])
+    (place / "notebooks" / "03_thief.ipynb").unlink()
+    assert outcome.status == "failed" and "00_look writes 00_first.csv too" in outcome.error
+    assert (place / "figures" / "00_first.csv").read_text() != "stolen"
+
+
+def test_a_killed_process_is_one_failure_and_no_more(tmp_path):
+    # The notebook kills its own runner, as the system does when memory runs out.
+    write_notebook(
+        tmp_path / "notebooks", "00_kill", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    )
+    write_notebook(tmp_path / "notebooks", "01_draw", "name = text = '01_drawn'", DRAW)
+    outcomes = run(tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert "killed" in outcomes[0].error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupted_run_leaves_no_process_behind(tmp_path, signum, code):
+    wait = f"import os, time; open({str(tmp_path / 'kernel')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    write_notebook(tmp_path / "notebooks", "00_wait", wait)
+    command = [sys.executable, "-m", "diffinv", "reproduce", "--profile", "smoke", "--output", "figures"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    kernel = int(wait_for(lambda: (tmp_path / "kernel").exists() and (tmp_path / "kernel").read_text()))
+    process.send_signal(signum)
+    stderr = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    wait_for(lambda: not running(kernel))
+    if signum == signal.SIGINT:
+        assert "Interrupted" in stderr and "Traceback" not in stderr
+        assert (tmp_path / "figures" / "executed" / "00_wait.ipynb").exists()
+        assert not (tmp_path / "figures" / "executed" / ".00_wait").exists()
+
+
+def wait_for(condition, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")  # an ended process stays listed until somebody asks after it
+    return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def job(tmp_path: Path, notebook: Path, **more) -> Job:
+    return Job(notebook, tmp_path / "executed.ipynb", tmp_path, {"output_dir": str(tmp_path)}, **more)
+
+
+def test_a_cell_that_runs_too_long_is_stopped(tmp_path):
+    notebook = write_notebook(tmp_path, "00_slow", "import time; time.sleep(60)")
+    result = run_job(job(tmp_path, notebook, cell_timeout_seconds=1))
+    assert "ran longer than the profile's 1 seconds" in result.error
+    assert result.wall_seconds < 30
+
+
+@pytest.mark.parametrize(("deaths", "expected"), [(1, None), (2, "died before replying")])
+def test_a_kernel_that_dies_at_birth_gets_a_second_chance(tmp_path, monkeypatch, deaths, expected):
+    calls = []
+
+    def execute(*arguments, **settings):
+        calls.append(settings["parameters"])
+        if len(calls) <= deaths:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    result = run_job(job(tmp_path, tmp_path / "00_any.ipynb", cell_timeout_seconds=None))
+    assert len(calls) == 2
+    assert result.error is None if expected is None else expected in result.error
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("flag", "false", False),
+        ("flag", True, True),
+        ("rate", "1e-4", 1e-4),
+        ("rate", 2, 2.0),
+        ("seed", "3", 3),
+        ("profile", "3", "3"),
+        ("limit", "none", None),
+        ("limit", "5", 5),
+    ],
+)
+def test_a_parameter_arrives_in_the_type_that_the_notebook_declares(tmp_path, name, given, expected):
+    notebook = write_notebook(tmp_path, "00_any")
+    value = check_parameters(notebook, {name: given})[name]
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ({"parameters": {"sede": 1}}, "00_any.ipynb has no parameter 'sede': it takes profile, output_dir"),
+        ({"parameters": {"seed": "three"}}, "'seed' is of type int, such as 7: 'three' is not"),
+        ({"parameters": {"flag": 1}}, "'flag' is of type bool"),
+        ({"parameters": {"profile": "tiny"}}, "use --profile"),
+        ({"parameters": {"output_dir": "x"}}, "use --output"),
+        ({"only": ["00", "42"]}, "no notebook '42': choose from 00"),
+        ({"profile": "huge"}, "huge"),
+        ({"jobs": 0}, "jobs is 0"),
+        ({"notebooks": "nowhere"}, "nowhere holds no numbered notebook"),
+    ],
+)
+def test_what_is_unknown_is_refused_before_anything_runs(tmp_path, request_, sentence):
+    write_notebook(tmp_path, "00_any")
+    request = {"profile": "smoke", "output": tmp_path / "figures", "notebooks": tmp_path, **request_}
+    with pytest.raises(ValueError, match=sentence):
+        reproduce(**request)
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"), [("seed: int = 1", "declares no"), ("", "has no parameters")]
+)
+def test_a_notebook_without_the_runners_parameters_is_refused(tmp_path, parameters, sentence):
+    write_notebook(tmp_path, "00_any", parameters=parameters)
+    with pytest.raises(ValueError, match=sentence):
+        reproduce("smoke", output=tmp_path / "figures", notebooks=tmp_path)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    write_notebook(tmp_path, "00_any")
+    (tmp_path / "figures").write_text("a file")
+    with pytest.raises(ArtefactError, match="cannot be written"):
+        reproduce("smoke", output=tmp_path / "figures", notebooks=tmp_path)
+
+
+def test_notebooks_are_found_in_their_order_and_by_number(tmp_path):
+    for name in ("10_last", "02_b", "00_a", "notes", "3_short"):
+        write_notebook(tmp_path, name)
+    assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "02_b", "10_last"]
+    assert [path.stem for path in find_notebooks(tmp_path, ["10", "2"])] == ["02_b", "10_last"]
+
+
+def test_a_fingerprint_sees_names_and_bytes_and_nothing_else(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = fingerprint(tmp_path)
+    os.utime(tmp_path / "a", (0, 0))
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "a").write_text("2")
+    assert fingerprint(tmp_path) != before
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert fingerprint(tmp_path) != before
