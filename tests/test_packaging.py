@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from diffinv import __version__
 from diffinv.commands.doctor import ASSETS, read_checksums
-from diffinv.commands.main import _parser
+from diffinv.commands.main import build_parser
 from diffinv.reproduce.job import declared_parameters
 from diffinv.tinysd import pretrain
 
@@ -100,7 +100,7 @@ def test_every_command_of_the_readme_exists():
             if arguments[0] == "pretrain":  # has a command line of its own; raises where an option is unknown
                 pretrain._parser().parse_args(arguments[1:])
             else:
-                _parser().parse_args(arguments)  # exits where an option is unknown
+                build_parser().parse_args(arguments)  # exits where an option is unknown
 
 
 def test_every_file_that_the_readme_names_is_there():

@@ -1,19 +1,34 @@
-"""What is installed here, and whether it is complete; opens no connection."""
+"""`diffinv doctor`: what is installed here, and whether it is complete; opens no connection."""
 
+import argparse
 import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffinv.artefacts.keys import default_cache_dir
 from diffinv.foundation import ASSETS
 
 CHECKSUMS = "SHA256SUMS"
 _PACKAGES = ("diffinv", "torch", "diffusers", "transformers", "numpy", "papermill")
 _OPTIONAL = ("papermill",)
+
+
+def add_to(verbs) -> None:
+    verb = verbs.add_parser("doctor", help="say what is installed here, and whether it is complete")
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    findings = examine()
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "ok " if finding.ok else "BAD"
+        sys.stdout.write(f"{mark}  {finding.name:<{width}}  {finding.value}\n")
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings about this machine: versions, hardware, cache and the embedded assets."""
+    from diffinv.artefacts.keys import default_cache_dir
+
     return [
         Finding("python", f"{platform.python_version()} on {platform.platform()}"),
         *map(_package, _PACKAGES),

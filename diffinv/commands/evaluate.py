@@ -1,32 +1,167 @@
-"""`diffinv evaluate REAL SYNTHETIC`: the evaluation card of two folders, as text, JSON and a page."""
+"""`diffinv evaluate`: is it worth it for these images, or how good is this synthetic set?"""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from diffinv.commands.options import REAL_IMAGES, add_model, asked, load_model, override
 
-from diffinv.artefacts.writing import provenance, write_json
-from diffinv.commands.practice import override
-from diffinv.datasets import DatasetError, LabelledImages, load_dataset
-from diffinv.datasets.decoding import read_image, to_square
-from diffinv.datasets.folder import SUFFIXES
-from diffinv.datasets.labelled_images import is_saved
-from diffinv.evaluation.card import card_record, card_text, evaluation_card
-from diffinv.evaluation.page import write_page
-from diffinv.lessons.profiles import load_profile
-from diffinv.models.clip import load_clip
+if TYPE_CHECKING:
+    from diffinv.datasets import LabelledImages
+    from diffinv.studies.grid import Condition
 
-NEIGHBOURS = 5
+LEAST_SEEDS = 3  # with fewer, an interval says nothing
+IMAGES_PER_REAL, NEIGHBOURS = 5, 5
+REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 
-def write_evaluation(options: argparse.Namespace) -> str:
-    """Judge `options.synthetic` by `options.folder`; write JSON and HTML and return the text."""
+def add_to(verbs) -> None:
+    verb = verbs.add_parser(
+        "evaluate",
+        help="compare classifiers trained on your images, on synthetic ones and on both; "
+        "or judge a synthetic set",
+        description="With REAL alone: make synthetic images of it and compare classifiers trained on the "
+        "real images, on the synthetic ones and on both. With SYNTHETIC: the evaluation card of that set.",
+    )
+    verb.add_argument("folder", metavar="REAL", help=REAL_IMAGES)
+    verb.add_argument(
+        "synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes"
+    )
+    verb.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="trainings of each kind, at least 3 (default: %(default)s)",
+    )
+    verb.add_argument("--resolution", type=int, help="side of the images (default: the folder's own)")
+    verb.add_argument("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
+    verb.add_argument(
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it",
+    )
+    proof = verb.add_argument_group("with REAL alone")
+    proof.add_argument("--images-per-real", type=int, metavar="N", help="default: 5")
+    proof.add_argument("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
+    card = verb.add_argument_group("with SYNTHETIC")
+    card.add_argument("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
+    card.add_argument("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
+    card.add_argument(
+        "--against-real", action="store_true", default=None, help="train classifiers on REAL as well"
+    )
+    card.add_argument("--no-accuracy", action="store_true", default=None, help="train no classifier")
+    card.add_argument("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
+    add_model(verb)
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.synthetic is None:
+        _refuse(options, "test", "clip", "against_real", "no_accuracy", "neighbours", where="needs SYNTHETIC")
+        report = _compare(options)
+    else:
+        _refuse(options, "images_per_real", "real_per_class", "model", where="is for REAL alone")
+        report = _judge(options)
+    sys.stdout.write(report)
+    return 0
+
+
+def _refuse(options: argparse.Namespace, *names: str, where: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} {where}: leave it out.")
+
+
+def _compare(options: argparse.Namespace) -> str:
+    """Train classifiers on real images, on synthetic ones and on both; write JSON and return the report."""
+    from diffinv.artefacts.writing import provenance, write_json
+    from diffinv.datasets import load_dataset
+    from diffinv.studies.grid import run_study
+    from diffinv.studies.statistics import describe_gain, paired_difference, summarise
+
+    if options.seeds < LEAST_SEEDS:
+        raise ValueError(
+            f"seeds is {options.seeds}: an interval needs at least {LEAST_SEEDS} trainings of each kind."
+        )
+    train = load_dataset(options.folder, split="train", resolution=options.resolution, seed=options.seed)
+    # The folder's splits may differ in their natural resolution.
+    test = load_dataset(options.folder, split="test", resolution=train.resolution, seed=options.seed)
+    name = Path(options.folder).resolve().name
+    out = options.out or Path(f"{name}-evaluation.json")
+    seeds = range(options.seed, options.seed + options.seeds)
+    rows = run_study(list(_conditions(options, train)), train=train, test=test, seeds=seeds, dataset=name)
+
+    sizes = rows.groupby("condition")["num_training_images"].first()
+    results = summarise(rows, ["condition"]).rename(columns={"condition": "trained_on"})
+    results.insert(1, "training_images", results["trained_on"].map(sizes))
+    gains = {other: paired_difference(rows, other, REAL) for other in (SYNTHETIC, BOTH)}
+    record = {
+        "dataset": name,
+        "resolution": train.resolution,
+        "images": {"train": train.class_counts(), "test": test.class_counts()},
+        "results": results.drop(columns=["std", "n"]).to_dict("records"),
+        "gains": [{"trained_on": other, **gain.iloc[0].to_dict()} for other, gain in gains.items()],
+        "rows": rows.to_dict("records"),
+    }
+    write_json(out, {**provenance(options=asked(options)), **record})
+    lines = [
+        f"{name}: {len(train)} training and {len(test)} test images, {options.seeds} seeds, the same steps "
+        "for all",
+        "",
+        f"{'trained on':<18}{'images':>8}{'accuracy':>12}   95 % interval",
+        *(
+            f"{row.trained_on:<18}{row.training_images:>8}{row.mean:>12.1%}   {row.low:.1%} to {row.high:.1%}"
+            for row in results.itertuples()
+        ),
+        "",
+        *(f"{other} against {REAL}: {describe_gain(gain)}" for other, gain in gains.items()),
+    ]
+    return "\n".join([*lines, "", f"{out} holds every row.", ""])
+
+
+def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterator[Condition]":
+    from diffinv.lessons.profiles import load_profile
+    from diffinv.studies.grid import Condition
+    from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
+    from diffinv.synthesizers.real import Real
+
+    profile = load_profile(options.profile).for_dataset(str(options.folder))
+    # Vectors are learned at the images' own side, or above where the profile's model wants more.
+    profile = profile.using("", max(train.resolution, profile.sampling.resolution or 0))
+    synthesizer = DiffusionInversion(
+        load_model(options, profile),
+        override(profile.inversion, options, "seed"),
+        profile.perturbation,
+        profile.sampling,
+    )
+    shared: dict[str, Any] = {
+        "training": override(profile.training_for(str(options.folder)), options, "optimiser_steps"),
+        # The parser leaves it open, to tell who asks for it in vain.
+        "images_per_real": IMAGES_PER_REAL if options.images_per_real is None else options.images_per_real,
+        "real_per_class": options.real_per_class,
+    }
+    yield Condition(REAL, Real(), **{**shared, "images_per_real": 1})
+    yield Condition(SYNTHETIC, synthesizer, **shared)
+    yield Condition(BOTH, synthesizer, with_real=True, **shared)
+
+
+def _judge(options: argparse.Namespace) -> str:
+    """Judge the synthetic set by the real one: write JSON and a page, and return the card as text."""
+    from diffinv.artefacts.writing import provenance, write_json
+    from diffinv.datasets.like import load_like
+    from diffinv.evaluation.card import card_record, card_text, evaluation_card
+    from diffinv.evaluation.page import write_page
+    from diffinv.lessons.profiles import load_profile
+    from diffinv.models.clip import load_clip
+
     profile = load_profile(options.profile)
     training = None if options.no_accuracy else override(profile.training, options, "optimiser_steps")
     real, test = _real_images(options)
-    synthetic = read_every_image(Path(options.synthetic).expanduser(), real)
+    synthetic = load_like(Path(options.synthetic).expanduser(), real)
     card = evaluation_card(
         real,
         synthetic,
@@ -41,62 +176,21 @@ def write_evaluation(options: argparse.Namespace) -> str:
     title = f"{names[0]} against {names[1]}"
     out = options.out or Path(f"{names[0]}-evaluation.json")
     page = out.with_suffix(".html")
-    asked = {key: value for key, value in vars(options).items() if key != "verb"}
-    write_json(out, {**provenance(options=asked), "title": title, **card_record(card)})
+    write_json(out, {**provenance(options=asked(options)), "title": title, **card_record(card)})
     write_page(card, page, title=title)
     counts = f"{len(synthetic)} synthetic against {len(real)} training images"
     return f"{title}: {counts}\n\n{card_text(card)}\n{page} shows it, {out} holds the numbers.\n"
 
 
-def read_every_image(folder: Path, real: LabelledImages) -> LabelledImages:
-    """Every image of a folder, its labels and its resolution those of `real`; a class may have none.
+def _real_images(options: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages | None]":
+    from diffinv.datasets import load_dataset
+    from diffinv.datasets.labelled_images import is_saved
+    from diffinv.datasets.like import load_like
 
-    The folder holds what `LabelledImages.save` wrote, or folders called as the classes of `real`.
-    DatasetError for a class that `real` has not, or where there is no image.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder {folder}: give one that holds a folder of images per class.")
-    if not is_saved(folder):
-        return _read_class_folders(folder, real)
-    found = LabelledImages.load(folder)
-    _check_classes(folder, found.class_names, real)
-    labels = np.array([real.class_names.index(name) for name in found.class_names])[found.labels]
-    return replace(found, labels=labels, class_names=real.class_names).resize(real.resolution)
-
-
-def _real_images(options: argparse.Namespace) -> tuple[LabelledImages, LabelledImages | None]:
     # Without --seed: the split is that of `diffinv invert`, whose images are the synthetic ones' originals.
     real = load_dataset(options.folder, split="train", resolution=options.resolution)
     if options.test is not None:
-        return real, read_every_image(Path(options.test).expanduser(), real)
+        return real, load_like(Path(options.test).expanduser(), real)
     if is_saved(Path(options.folder).expanduser()):  # one set, without splits
         return real, None
     return real, load_dataset(options.folder, split="test", resolution=real.resolution)
-
-
-def _read_class_folders(folder: Path, real: LabelledImages) -> LabelledImages:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    _check_classes(folder, [path.name for path in classes], real)
-    files = [
-        path
-        for folder_of_class in classes
-        for path in sorted(folder_of_class.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
-    if not files:
-        raise DatasetError(f"{folder} holds no image: put the images of each class into a folder of its own.")
-    names = [path.relative_to(folder) for path in files]
-    return LabelledImages(
-        images=np.stack([to_square(read_image(path), real.resolution, path) for path in files]),
-        labels=np.array([real.class_names.index(name.parts[0]) for name in names]),
-        class_names=real.class_names,
-        ids=tuple(name.as_posix() for name in names),
-        provenance={"dataset": str(folder)},
-    )
-
-
-def _check_classes(folder: Path, names: Sequence[str], real: LabelledImages) -> None:
-    if unknown := sorted(set(names) - set(real.class_names)):
-        raise DatasetError(
-            f'{folder} has the class "{unknown[0]}", which the real images have not: rename or remove it.'
-        )

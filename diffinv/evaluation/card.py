@@ -14,7 +14,7 @@ from diffinv.evaluation.evidence import REAL, SYNTHETIC, gather
 from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.metrics.copies import Closeness
 from diffinv.studies.accuracy_score import accuracy_scores
-from diffinv.studies.statistics import paired_difference, summarise
+from diffinv.studies.statistics import describe_gain, paired_difference, summarise
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +134,7 @@ def card_text(card: EvaluationCard) -> str:
 
 def gain_text(gain: pd.DataFrame) -> str:
     """The gain in a sentence, with whether its interval tells the two apart."""
-    points = [100 * gain.iloc[0][end] for end in ("difference", "low", "high")]
-    verdict = "better" if points[1] > 0 else "worse" if points[2] < 0 else "not told apart"
-    difference = "{:+.1f} points ({:+.1f} to {:+.1f})".format(*points)
-    return f"Synthetic images against real ones: {difference}, {verdict}."
+    return f"Synthetic images against real ones: {describe_gain(gain)}."
 
 
 def format_value(metric: str, value: float) -> str:

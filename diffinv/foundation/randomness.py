@@ -1,6 +1,7 @@
 """One independent random stream per named thing, so that no result depends on batch size, order or device."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,13 @@ def stream(seed: int, *keys: str | int) -> torch.Generator:
     # torch's CPU generator (a Mersenne twister) uses 32 bits of its seed; two of a million streams may
     # therefore coincide, which shares noise between two unrelated images and is harmless.
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def sample_streams(
+    seed: int, key: str, ids: Sequence[str], sources: Sequence[int], copies: Sequence[int]
+) -> list[torch.Generator]:
+    """The stream of each sample, which its source, a place among `ids`, and its copy number name."""
+    return [stream(seed, key, ids[source], copy) for source, copy in zip(sources, copies, strict=True)]
 
 
 def numpy_stream(seed: int, *keys: str | int) -> np.random.Generator:

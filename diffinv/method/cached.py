@@ -1,15 +1,22 @@
 """Stage 1 through the cache: vectors that were learned once are not learned again."""
 
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance
+from diffinv.artefacts.writing import provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -18,9 +25,8 @@ from diffinv.method.inversion import (
     InversionStep,
     check_finite,
     check_invertible,
-    inversion_steps,
+    updates_of,
 )
-from diffinv.method.inversion_cache import InversionCache
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -63,100 +69,39 @@ def inversion_path(
     if not updates or min(updates) < 1:
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
-    settings = stops[max(stops)]
-    root = cache_dir or default_cache_dir()
+    records = {after: inversion_record(diffusion, real, stop) for after, stop in stops.items()}
+    # The batch size is no part of the key: it does not change the vectors.
     caches = {
-        after: InversionCache(_cache_folder(diffusion, real, stop, root)) for after, stop in stops.items()
+        after: InversionCache(
+            "inversion",
+            (
+                RECIPE,
+                diffusion.fingerprint,
+                str(diffusion.dtype),
+                replace(stop, batch_size=1),
+                real.resolution,
+            ),
+            cache_dir,
+        )
+        for after, stop in stops.items()
     }
     keys = _image_keys(real, settings)
-    # Groups are cut by position before looking into the cache: a resumed run has the groups of the first
-    # one, and with them its very bits.
-    positions = range(len(real))
-    groups = [positions[start : start + settings.batch_size] for start in positions[:: settings.batch_size]]
-    missing = [
-        [index for index in group if any(keys[index] not in cache for cache in caches.values())]
-        for group in groups
-    ]
-    missing = [group for group in missing if group]
-    steps = _fill(caches, diffusion, real, settings, keys, missing)
-    total = len(missing) * settings.steps_per_image
-    for _ in progress_bar(steps, total=total, desc="inversion", enabled=progress and total > 0):
-        pass
-    stores = {}
-    for after, stop in stops.items():
-        record = inversion_record(diffusion, real, stop)
-        record["learning_seconds"] = caches[after].seconds(keys)
-        stores[after] = stored_vectors(caches[after], real, keys, record)
-    return stores
-
-
-def stored_vectors(
-    cache: InversionCache, real: LabelledImages, keys: Sequence[str], record: dict
-) -> EmbeddingStore:
-    """The cached vectors of these images, each under its key, with `record` as their provenance."""
-    embeddings, losses = cache.read(keys)
-    return EmbeddingStore(
-        embeddings=embeddings,
-        labels=torch.tensor(real.labels, dtype=torch.int64),
-        class_names=tuple(real.class_names),
-        ids=tuple(real.ids),
-        losses=losses,
-        provenance=record,
+    longest = stops[max(stops)]
+    learn_missing(
+        caches,
+        real,
+        keys,
+        groups_of(len(real), settings.batch_size),
+        lambda images: updates_of(diffusion, images, longest),
+        records,
+        progress=progress,
     )
-
-
-def _fill(
-    caches: Mapping[int, InversionCache],
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    settings: Inversion,
-    keys: Sequence[str],
-    groups: Sequence[Sequence[int]],
-) -> Iterator[InversionStep]:
-    """Learn the vectors of the groups; cache each after so many updates as its cache is for."""
-    for group in groups:
-        images, losses, started = real.subset(group), [], time.perf_counter()
-        for step in inversion_steps(diffusion, images, settings):
-            losses.append(step.losses)
-            yield step
-            if step.step not in caches:
-                continue
-            check_finite(step.losses, step.embeddings, images.ids, step.step)
-            tail = max(1, step.step // 10)
-            caches[step.step].write(
-                [keys[index] for index in group],
-                step.embeddings,
-                torch.stack(losses[-tail:]).mean(dim=0),
-                inversion_record(diffusion, real, replace(settings, steps_per_image=step.step)),
-                time.perf_counter() - started,
-            )
-
-
-def _cache_folder(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, cache_dir: Path
-) -> Path:
-    # The batch size is no part of it: it does not change the vectors.
-    recipe = content_key(
-        RECIPE, diffusion.fingerprint, str(diffusion.dtype), replace(settings, batch_size=1), real.resolution
-    )
-    return Path(cache_dir) / "inversion" / recipe
-
-
-def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:
-    prompts: list[str | tuple[str, ...]] = [""] * len(real)
-    if settings.initialisation == "class_prompt":
-        prompts = [real.class_names[label] for label in real.labels]
-    elif settings.initialisation == "mean_prompt":
-        prompts = [tuple(real.class_names)] * len(real)
-    return [
-        content_key(image_id, pixels, prompt)
-        for image_id, pixels, prompt in zip(real.ids, real.images, prompts, strict=True)
-    ]
+    return {after: caches[after].store(real, keys, records[after]) for after in stops}
 
 
 def inversion_record(
     diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, **more: Any
-) -> dict:
+) -> dict[str, Any]:
     """Where vectors come from: model, resolution, precision, device, settings, and `more`."""
     return provenance(
         model=diffusion.name,
@@ -167,3 +112,146 @@ def inversion_record(
         settings=asdict(settings),
         **more,
     )
+
+
+def groups_of(count: int, size: int) -> list[range]:
+    """Cut so many images into groups of consecutive ones; the last may be short."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+class InversionCache:
+    """A folder of shards, one for each finished group of images; all were made with the same settings.
+
+    One file per image would be tens of thousands of files. A shard says in its header which images it holds,
+    so that any subset of them, grouped in any way, finds them again. `recipe` is all that the vectors of an
+    image depend on besides the image itself.
+    """
+
+    def __init__(self, kind: str, recipe: Sequence[Any], cache_dir: Path | None = None) -> None:
+        self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._seconds: dict[str, float | None] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    header = shard.metadata()
+                self._register(path, json.loads(header["keys"]), json.loads(header.get("seconds", "null")))
+            except (OSError, SafetensorError) as error:
+                # Written in one piece, so the disk has spoilt it since; its images are learned again.
+                warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def write(
+        self,
+        keys: Sequence[str],
+        embeddings: Float[Tensor, "image token channel"],
+        losses: Float[Tensor, " image"],
+        record: dict[str, Any],
+        seconds: float,
+    ) -> None:
+        """Keep the vectors of one group, and the time that learning them took."""
+        path = self.folder / f"{content_key(list(keys))}.safetensors"
+        header = {"keys": list(keys), "provenance": record, "seconds": seconds}
+        with write_atomically(path) as file:
+            file.write(
+                save(
+                    {"embeddings": embeddings.cpu(), "losses": losses.cpu()},
+                    metadata={name: json.dumps(value) for name, value in header.items()},
+                )
+            )
+        self._register(path, keys, seconds)
+
+    def store(self, real: LabelledImages, keys: Sequence[str], record: dict[str, Any]) -> EmbeddingStore:
+        """The vectors of these images, each under its key; KeyError if one is not there.
+
+        `record` is their provenance, to which the time that learning them took is added.
+        """
+        rows_of = defaultdict(list)
+        for position, key in enumerate(keys):
+            path, row = self._places[key]
+            rows_of[path].append((position, row))
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for path, rows in rows_of.items():
+            with safe_open(path, framework="pt") as shard:
+                embeddings, losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
+            found.update({position: (embeddings[row], losses[row]) for position, row in rows})
+        return EmbeddingStore(
+            embeddings=torch.stack([found[position][0] for position in range(len(keys))]),
+            labels=torch.tensor(real.labels, dtype=torch.int64),
+            class_names=real.class_names,
+            ids=real.ids,
+            losses=torch.stack([found[position][1] for position in range(len(keys))]),
+            provenance={**record, "learning_seconds": self.seconds(keys)},
+        )
+
+    def seconds(self, keys: Sequence[str]) -> float | None:
+        """The time that these images took, each its share of its group's; None where one has no record."""
+        known = [share for share in (self._seconds[key] for key in keys) if share is not None]
+        return round(sum(known), 3) if len(known) == len(keys) else None
+
+    def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
+        for row, key in enumerate(keys):
+            if key not in self._places:
+                self._places[key] = (path, row)
+                self._seconds[key] = None if seconds is None else seconds / len(keys)
+
+
+def learn_missing(
+    caches: Mapping[int, InversionCache],
+    real: LabelledImages,
+    keys: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    learn: Callable[[LabelledImages], Iterator[InversionStep]],
+    records: Mapping[int, dict[str, Any]],
+    *,
+    desc: str = "inversion",
+    averaged_share: float = 0.1,
+    progress: bool = True,
+) -> None:
+    """Learn the images that no cache has, group by group, each cached as soon as it is done.
+
+    `caches[n]` takes the vectors after n updates, with `records[n]` as their provenance, and with the mean of
+    the last `averaged_share` of the losses. Groups are cut before looking into the caches: a resumed run has
+    the groups of the first one, and with them its very bits.
+    """
+    missing = [
+        [index for index in group if any(keys[index] not in cache for cache in caches.values())]
+        for group in groups
+    ]
+    missing = [group for group in missing if group]
+
+    def steps() -> Iterator[None]:
+        for group in missing:
+            images, losses, started = real.subset(group), [], time.perf_counter()
+            for step in learn(images):
+                losses.append(step.losses)
+                yield
+                if step.step not in caches:
+                    continue
+                check_finite(step.losses, step.embeddings, images.ids, step.step)
+                tail = losses[-max(1, int(averaged_share * step.step)) :]
+                caches[step.step].write(
+                    [keys[index] for index in group],
+                    step.embeddings,
+                    torch.stack(tail).mean(dim=0),
+                    records[step.step],
+                    time.perf_counter() - started,
+                )
+
+    total = len(missing) * max(caches)
+    for _ in progress_bar(steps(), total=total, desc=desc, enabled=progress and total > 0):
+        pass
+
+
+def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:
+    prompts: list[str | tuple[str, ...]] = [""] * len(real)
+    if settings.initialisation == "class_prompt":
+        prompts = [real.class_names[label] for label in real.labels]
+    elif settings.initialisation == "mean_prompt":
+        prompts = [real.class_names] * len(real)
+    return [
+        content_key(image_id, pixels, prompt)
+        for image_id, pixels, prompt in zip(real.ids, real.images, prompts, strict=True)
+    ]

@@ -3,18 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffinv.foundation.randomness import stream
-
-if TYPE_CHECKING:
-    from diffinv.method.store import EmbeddingStore
-    from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.foundation.randomness import sample_streams, stream
+from diffinv.method.store import EmbeddingStore
+from diffinv.models.diffusion import FrozenDiffusion
 
 Unconditional = Literal["mean", "class_mean", "empty_prompt"]
 
@@ -43,7 +41,7 @@ class Perturbation:
 
 
 def conditioning_for(
-    store: "EmbeddingStore",
+    store: EmbeddingStore,
     sources: Sequence[int],
     copies: Sequence[int],
     settings: Perturbation,
@@ -59,11 +57,11 @@ def conditioning_for(
     if settings.interpolation_weight > 0:
         chosen = store.embeddings[partners(store, sources, copies, seed)]
         embeddings = interpolate(embeddings, chosen, settings.interpolation_weight)
-    streams = [stream(seed, "embedding noise", store.ids[s], c) for s, c in zip(sources, copies, strict=True)]
+    streams = sample_streams(seed, "embedding noise", store.ids, sources, copies)
     return add_noise(embeddings, settings.noise_std, streams)
 
 
-def partners(store: "EmbeddingStore", sources: Sequence[int], copies: Sequence[int], seed: int) -> list[int]:
+def partners(store: EmbeddingStore, sources: Sequence[int], copies: Sequence[int], seed: int) -> list[int]:
     """Draw for each sample another image of its source's class, as a row of the store.
 
     Raises ValueError where a class has no other image.
@@ -113,9 +111,9 @@ def add_noise(
 
 
 def unconditional_embedding(
-    store: "EmbeddingStore | None",
+    store: EmbeddingStore | None,
     kind: Unconditional,
-    diffusion: "FrozenDiffusion",
+    diffusion: FrozenDiffusion,
     labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"] | None = None,
 ) -> Float[Tensor, "one_or_sample unconditional_token channel"]:
     """Make the vectors that guidance steers away from: one row for all samples, or one each for "class_mean".
@@ -139,5 +137,5 @@ def unconditional_embedding(
 def _check_pairs(sources: Sequence[int], copies: Sequence[int]) -> None:
     if len(sources) != len(copies):
         raise ValueError(
-            f"{len(sources)} sources came with {len(copies)} copy numbers; give one copy a source."
+            f"{len(sources)} sources came with {len(copies)} copy numbers; pass one copy number per source."
         )

@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffinv.foundation.progress import progress as progress_bar
-
-if TYPE_CHECKING:
-    from diffinv.models.diffusion import FrozenDiffusion
-
-# These draw the whole batch's noise from a Brownian tree of their own and take no generator.
-_WITHOUT_STREAMS = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
+from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.models.schedulers import fitting_scheduler
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Sampling:
     scheduler: str = "DDIMScheduler"  # a scheduler class of diffusers
     eta: float = 0.0  # noise added by each DDIM step; refused by schedulers that take none
     batch_size: int = 256  # changes the speed, not the images
-    resolution: int | None = None  # None = the model's native one
+    resolution: int | None = None  # side in pixels; None = that of the real images, where there are some
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
@@ -47,7 +43,7 @@ class Sampling:
             raise ValueError(f"eta is {self.eta}; choose one between 0 (deterministic) and 1.")
         if self.resolution is not None and self.resolution < 1:
             raise ValueError(
-                f"resolution is {self.resolution}; choose at least 1 pixel, or None for the model's."
+                f"resolution is {self.resolution}; choose at least 1 pixel, or None for the images' own."
             )
 
 
@@ -62,9 +58,8 @@ class DenoisingStep:
     predicted_original: Float[Tensor, "image channel height width"]
 
 
-@torch.no_grad()
 def denoising_steps(
-    diffusion: "FrozenDiffusion",
+    diffusion: FrozenDiffusion,
     conditioning: Float[Tensor, "image token channel"],
     unconditional: Float[Tensor, "one_or_image unconditional_token channel"] | None,
     settings: Sampling,
@@ -72,10 +67,53 @@ def denoising_steps(
 ) -> Iterator[DenoisingStep]:
     """Denoise one batch, whatever `settings.batch_size`, and yield every step; the last has the result.
 
-    `unconditional` has one row for all or one an image, may count other tokens than `conditioning`, and may
+    `unconditional` has one row for all or one per image, may count other tokens than `conditioning`, and may
     be None when unguided. Each stream gives its image's initial noise and then its noise of every step.
+    ValueError for settings that cannot be honoured, a resolution of None among them: there is no real image
+    here whose side it could stand for.
     """
-    _check_inputs(conditioning, unconditional, settings, streams)
+    _check_inputs(diffusion, conditioning, unconditional, settings, streams)
+    return _denoise(diffusion, conditioning, unconditional, settings, streams)
+
+
+def sample(
+    diffusion: FrozenDiffusion,
+    conditioning: Float[Tensor, "image token channel"],
+    unconditional: Float[Tensor, "one_or_image unconditional_token channel"] | None,
+    settings: Sampling,
+    streams: Sequence[torch.Generator],
+    *,
+    progress: bool = False,
+) -> UInt8[np.ndarray, "image height width 3"]:
+    """Draw one image per conditioning vector and stream, in batches that leave no trace in the images.
+
+    Raises SamplingDiverged if a latent is not finite, else as `denoising_steps` does.
+    """
+    side = _check_inputs(diffusion, conditioning, unconditional, settings, streams)
+    images = np.empty((len(streams), side, side, 3), dtype=np.uint8)
+    starts = range(0, len(streams), settings.batch_size)
+    for start in progress_bar(starts, total=len(starts), desc="sampling", enabled=progress):
+        batch = slice(start, start + settings.batch_size)
+        own = unconditional[batch] if unconditional is not None and len(unconditional) > 1 else unconditional
+        steps = _denoise(diffusion, conditioning[batch], own, settings, streams[batch])
+        latents = deque(steps, maxlen=1).pop().latents
+        if not latents.isfinite().all():
+            raise SamplingDiverged(
+                "Sampling produced values that are not finite; lower guidance_scale or noise_std, "
+                "or load the model as float32."
+            )
+        images[batch] = diffusion.decode(latents)
+    return images
+
+
+@torch.no_grad()
+def _denoise(
+    diffusion: FrozenDiffusion,
+    conditioning: Tensor,
+    unconditional: Tensor | None,
+    settings: Sampling,
+    streams: Sequence[torch.Generator],
+) -> Iterator[DenoisingStep]:
     scheduler = prepare_scheduler(diffusion, settings)
     extra = _step_arguments(scheduler, settings, streams)
     conditioning = conditioning.to(diffusion.device, diffusion.dtype)  # once, not at every step
@@ -95,43 +133,12 @@ def denoising_steps(
         yield DenoisingStep(step, float(timestep), latents, original)
 
 
-def sample(
-    diffusion: "FrozenDiffusion",
-    conditioning: Float[Tensor, "image token channel"],
-    unconditional: Float[Tensor, "one_or_image unconditional_token channel"] | None,
-    settings: Sampling,
-    streams: Sequence[torch.Generator],
-    *,
-    progress: bool = False,
-) -> UInt8[np.ndarray, "image height width 3"]:
-    """Draw one image per conditioning vector and stream, in batches that leave no trace in the images.
-
-    Raises SamplingDiverged if a latent is not finite.
-    """
-    _check_inputs(conditioning, unconditional, settings, streams)
-    resolution = settings.resolution or diffusion.native_resolution
-    images = np.empty((len(streams), resolution, resolution, 3), dtype=np.uint8)
-    starts = range(0, len(streams), settings.batch_size)
-    for start in progress_bar(starts, total=len(starts), desc="sampling", enabled=progress):
-        batch = slice(start, start + settings.batch_size)
-        own = unconditional[batch] if unconditional is not None and len(unconditional) > 1 else unconditional
-        steps = denoising_steps(diffusion, conditioning[batch], own, settings, streams[batch])
-        latents = deque(steps, maxlen=1).pop().latents
-        if not latents.isfinite().all():
-            raise SamplingDiverged(
-                "Sampling produced values that are not finite; lower guidance_scale or noise_std, "
-                "or load the model as float32."
-            )
-        images[batch] = diffusion.decode(latents)
-    return images
-
-
 class SamplingDiverged(ValueError):
     """The denoising loop left the range of finite numbers."""
 
 
 def guided_prediction(
-    diffusion: "FrozenDiffusion",
+    diffusion: FrozenDiffusion,
     model_input: Float[Tensor, "image latent height width"],
     timestep: Tensor,
     conditioning: Float[Tensor, "image token channel"],
@@ -153,65 +160,34 @@ def guided_prediction(
 
 
 def initial_noise(
-    diffusion: "FrozenDiffusion", settings: Sampling, streams: Sequence[torch.Generator]
+    diffusion: FrozenDiffusion, settings: Sampling, streams: Sequence[torch.Generator]
 ) -> Float[Tensor, "image channel height width"]:
     """Draw each image's standard normal latents from its own stream, in fp32 whatever the model's dtype."""
-    resolution = settings.resolution or diffusion.native_resolution
-    diffusion.check_resolution(resolution)
-    side = resolution // diffusion.downsampling_factor
+    side = _side(diffusion, settings) // diffusion.downsampling_factor
     shape = (diffusion.latent_channels, side, side)
     return torch.stack([torch.randn(shape, generator=own, device=own.device) for own in streams]).to(
         diffusion.device
     )
 
 
-def prepare_scheduler(diffusion: "FrozenDiffusion", settings: Sampling) -> Any:
+def prepare_scheduler(diffusion: FrozenDiffusion, settings: Sampling) -> Any:
     """Make a fresh scheduler with its timesteps set, or raise ValueError if it cannot honour the settings.
 
     Fresh for each batch, as PNDM, DPM-Solver++ and others remember past predictions.
     """
-    name = settings.scheduler
-    if name in _WITHOUT_STREAMS:
+    steps, name = settings.num_inference_steps, settings.scheduler
+    if steps > diffusion.num_train_timesteps:
         raise ValueError(
-            f"{name} cannot draw each image's noise from a stream of its own; "
-            "choose EulerAncestralDiscreteScheduler or DDIMScheduler with eta=1."
+            f"num_inference_steps is {steps}, but the model knows only {diffusion.num_train_timesteps} "
+            "timesteps; choose at most as many."
         )
-    if settings.num_inference_steps > diffusion.num_train_timesteps:
-        raise ValueError(
-            f"num_inference_steps is {settings.num_inference_steps}, but the model knows only "
-            f"{diffusion.num_train_timesteps} timesteps; choose at most as many."
-        )
-    try:
-        scheduler = diffusion.make_scheduler(name)
-    except TypeError as error:  # it wants arguments that no Stable Diffusion checkpoint has
-        raise _does_not_fit(name) from error
-    if not _fits(scheduler, diffusion):
-        raise _does_not_fit(name)
+    scheduler = fitting_scheduler(diffusion, name)
     if settings.eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
         raise ValueError(f"{name} takes no eta; set eta=0 or choose DDIMScheduler.")
-    scheduler.set_timesteps(settings.num_inference_steps, device=diffusion.device)
+    scheduler.set_timesteps(steps, device=diffusion.device)
     if scheduler.timesteps[0] < scheduler.timesteps[-1]:
-        raise ValueError(
-            f"{name} goes from images to noise; choose one that denoises, such as DDIMScheduler."
-        )
+        raise ValueError(f"{name} goes from images to noise; choose one that denoises.")
     return scheduler
-
-
-def _fits(scheduler: Any, diffusion: "FrozenDiffusion") -> bool:
-    """Whether it steps along the noise schedule that the model was trained with, given a prediction alone."""
-    trained, own = diffusion.scheduler.alphas_cumprod, getattr(scheduler, "alphas_cumprod", None)
-    if own is None or own.shape != trained.shape or not torch.allclose(own.to(trained), trained, atol=1e-4):
-        return False
-    parameters = inspect.signature(getattr(scheduler, "step", lambda: None)).parameters.items()
-    required = {key for key, parameter in parameters if parameter.default is parameter.empty}
-    return required == {"model_output", "timestep", "sample"}
-
-
-def _does_not_fit(name: str) -> ValueError:
-    return ValueError(
-        f"{name} does not fit this model's noise schedule and loop; "
-        "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-    )
 
 
 def _step_arguments(scheduler: Any, settings: Sampling, streams: Sequence[torch.Generator]) -> dict[str, Any]:
@@ -232,9 +208,23 @@ def _predicted_original(scheduler: Any, model_input: Tensor, timestep: Tensor, p
             return prediction
 
 
+def _side(diffusion: FrozenDiffusion, settings: Sampling) -> int:
+    if settings.resolution is None:
+        raise ValueError(
+            "resolution is None, the real images' own side, but vectors alone have none; set it, for "
+            f"instance to {diffusion.native_resolution}, the model's native side."
+        )
+    return settings.resolution
+
+
 def _check_inputs(
-    conditioning: Tensor, unconditional: Tensor | None, settings: Sampling, streams: Sequence[torch.Generator]
-) -> None:
+    diffusion: FrozenDiffusion,
+    conditioning: Tensor,
+    unconditional: Tensor | None,
+    settings: Sampling,
+    streams: Sequence[torch.Generator],
+) -> int:
+    """Refuse what cannot be sampled; the side of the images in pixels."""
     if len(conditioning) != len(streams):
         raise ValueError(
             f"{len(conditioning)} conditioning vectors came with {len(streams)} streams; give one each."
@@ -247,5 +237,8 @@ def _check_inputs(
     if unconditional is not None and len(unconditional) not in (1, len(streams)):
         raise ValueError(
             f"{len(unconditional)} unconditional vectors came with {len(streams)} images; "
-            "give one, or one an image."
+            "give one, or one per image."
         )
+    side = _side(diffusion, settings)
+    diffusion.check_resolution(side)
+    return side

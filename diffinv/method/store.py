@@ -4,8 +4,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, ArtefactError, read_json, write_folder_atomically
-
-if TYPE_CHECKING:
-    from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.models.diffusion import FrozenDiffusion
 
 FORMAT = "diffinv.EmbeddingStore/1"
 IMAGES_PER_SHARD = 1024  # 16 MB at five tokens of width 768
@@ -51,6 +51,16 @@ class EmbeddingStore:
         return len(self.ids)
 
     @property
+    def resolution(self) -> int:
+        """Side in pixels at which the vectors were learned, and are meant to be sampled."""
+        return self.provenance["resolution"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A key of the vectors, labels and class names, whatever the images are called."""
+        return content_key(self.embeddings.numpy(), self.labels.numpy(), self.class_names)
+
+    @property
     def num_tokens(self) -> int:
         return self.embeddings.shape[1]
 
@@ -69,6 +79,16 @@ class EmbeddingStore:
             losses=self.losses[rows],
         )
 
+    def of(self, ids: Sequence[str]) -> "EmbeddingStore":
+        """The images of these ids, in this order; ValueError names one that the store lacks."""
+        places = {image_id: row for row, image_id in enumerate(self.ids)}
+        if missing := [image_id for image_id in ids if image_id not in places]:
+            raise ValueError(
+                f"the store has no vectors of {len(missing)} of {len(ids)} images, {missing[0]!r} for one: "
+                "invert them first."
+            )
+        return self.subset([places[image_id] for image_id in ids])
+
     def mean(self) -> Float[Tensor, "token channel"]:
         """The mean of all vectors: the paper's unconditional vector (section 3.2)."""
         if not len(self):
@@ -84,7 +104,7 @@ class EmbeddingStore:
             )
         return self.embeddings[members].mean(dim=0)
 
-    def check_matches(self, diffusion: "FrozenDiffusion") -> None:
+    def check_matches(self, diffusion: FrozenDiffusion) -> None:
         """Raise a ValueError unless the vectors were learned for this very checkpoint."""
         made_with = self.provenance.get("model", "an unknown checkpoint")
         remedy = f"load {made_with!r}, or invert the images again"

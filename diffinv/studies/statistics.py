@@ -65,6 +65,13 @@ def paired_difference(
     return pd.DataFrame(summary).rename(columns={"mean": "difference"})[columns]
 
 
+def describe_gain(gain: pd.DataFrame) -> str:
+    """A row of `paired_difference` in points of accuracy, with whether its interval tells the two apart."""
+    difference, low, high = (100 * gain.iloc[0][end] for end in ("difference", "low", "high"))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    return f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}), {verdict}"
+
+
 def _interval(values: np.ndarray, name: str) -> dict[str, float]:
     count = len(values)
     if count < 2:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.randomness import stream
+from diffinv.foundation.randomness import sample_streams
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import check_request, describe_model, synthesize
 
@@ -53,9 +53,7 @@ class Autoencode:
             mean, std = self.diffusion.latent_moments(images, batch_size=self.batch_size)
             latents = mean[places]
             if self.posterior == "sample":
-                streams = [
-                    stream(seed, "autoencode", real.ids[s], c) for s, c in zip(sources, copies, strict=True)
-                ]
+                streams = sample_streams(seed, "autoencode", real.ids, sources, copies)
                 noise = [torch.randn(latents.shape[1:], generator=own) for own in streams]
                 latents = latents + std[places] * torch.stack(noise)
             return self.diffusion.decode(latents, batch_size=self.batch_size)

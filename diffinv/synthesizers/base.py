@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,14 +14,14 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress
-
-if TYPE_CHECKING:
-    from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.method.store import EmbeddingStore
+from diffinv.models.diffusion import FrozenDiffusion
 
 SAMPLES_PER_SHARD = 256  # what a kill can lose
 RECIPE = 1  # part of every cache key: to be raised when the same settings would give other images
 
 Draw = Callable[[list[int], list[int]], UInt8[np.ndarray, "sample height width 3"]]
+Originals = LabelledImages | EmbeddingStore  # what samples are made from: images, or their vectors alone
 
 
 @runtime_checkable
@@ -51,17 +51,7 @@ class Stage:
     image_updates: int = 0
 
 
-def cost_record(stages: Sequence[Stage], seconds_per_sample: float | None) -> dict[str, Any]:
-    """What a synthesizer writes into the provenance of its samples, under "cost"; ready for JSON.
-
-    A time that is not known is None or NaN, and None in the record.
-    """
-    if seconds_per_sample is not None and math.isnan(seconds_per_sample):
-        seconds_per_sample = None
-    return {"stages": [asdict(stage) for stage in stages], "seconds_per_sample": seconds_per_sample}
-
-
-def check_request(real: LabelledImages, images_per_real: int) -> None:
+def check_request(real: LabelledImages | EmbeddingStore, images_per_real: int) -> None:
     """Raise ValueError where there is nothing to synthesize."""
     if images_per_real < 1:
         raise ValueError(f"images_per_real is {images_per_real}; choose at least 1.")
@@ -69,7 +59,7 @@ def check_request(real: LabelledImages, images_per_real: int) -> None:
         raise ValueError("The real dataset holds no image; give at least one.")
 
 
-def describe_model(diffusion: "FrozenDiffusion") -> dict[str, str]:
+def describe_model(diffusion: FrozenDiffusion) -> dict[str, str]:
     """Name the model by its content, so that a moved checkpoint keeps its cached samples."""
     return {"fingerprint": diffusion.fingerprint, "dtype": str(diffusion.dtype).removeprefix("torch.")}
 
@@ -79,24 +69,80 @@ def describe_settings(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != "batch_size"}
 
 
+def numbered(count: int, images_per_real: int) -> tuple[list[int], list[int]]:
+    """The source and the copy number of every sample, by copy first.
+
+    So fewer images per real image are a prefix of more, on disk as in memory.
+    """
+    sources = np.tile(np.arange(count), images_per_real).tolist()
+    return sources, np.repeat(np.arange(images_per_real), count).tolist()
+
+
+def labelled(
+    real: Originals,
+    images: UInt8[np.ndarray, "sample height width 3"],
+    sources: Sequence[int],
+    copies: Sequence[int],
+    record: dict[str, Any],
+) -> LabelledImages:
+    """Samples with the label of their source, called by it and by their copy number."""
+    return LabelledImages(
+        images=images,
+        labels=np.asarray(real.labels)[list(sources)],
+        class_names=real.class_names,
+        ids=tuple(f"{real.ids[source]}#{copy}" for source, copy in zip(sources, copies, strict=True)),
+        sources=tuple(real.ids[source] for source in sources),
+        provenance=record,
+    )
+
+
+def sample_record(
+    real: Originals,
+    description: dict[str, Any],
+    *,
+    images_per_real: int,
+    seed: int,
+    started: float,
+    seconds_per_sample: float | None,
+    stages: Sequence[Stage] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """What samples carry as their provenance; `started` is when the call began, by time.perf_counter().
+
+    Under "cost" stand the stages and the seconds of a sample, None where they are not known or NaN.
+    """
+    if seconds_per_sample is not None and math.isnan(seconds_per_sample):
+        seconds_per_sample = None
+    return provenance(
+        synthesizer=description,
+        seed=seed,
+        images_per_real=images_per_real,
+        real=real.provenance,
+        real_fingerprint=real.fingerprint,
+        cost={"stages": [asdict(stage) for stage in stages], "seconds_per_sample": seconds_per_sample},
+        wall_seconds=round(time.perf_counter() - started, 3),
+        **more,
+    )
+
+
 def synthesize(
-    real: LabelledImages,
+    real: Originals,
     draw: Draw,
     description: dict[str, Any],
     *,
     images_per_real: int,
     seed: int,
     stages: Sequence[Stage] = (),
+    **more: Any,
 ) -> LabelledImages:
     """Draw `images_per_real` samples of each real image, shard by shard through the cache.
 
-    `draw(sources, copies)` makes images of any side, which are saved at the real images' side. Samples are
-    ordered by copy number first: fewer images per real image are a prefix of more, on disk as in memory.
-    `stages` is the work done before the first sample, for the record of what the samples cost.
+    `draw(sources, copies)` makes images of any side, which are saved at the real images' side. `stages` is
+    the work done before the first sample, for the record of what the samples cost; `more` goes into the
+    provenance.
     """
     started = time.perf_counter()
-    sources = np.tile(np.arange(len(real)), images_per_real).tolist()
-    copies = np.repeat(np.arange(images_per_real), len(real)).tolist()
+    sources, copies = numbered(len(real), images_per_real)
     key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
     shards: list[_Shard] = []
     starts = range(0, len(sources), SAMPLES_PER_SHARD)
@@ -104,21 +150,17 @@ def synthesize(
         rows = slice(start, min(start + SAMPLES_PER_SHARD, len(sources)))
         path = default_cache_dir() / "samples" / key / f"{start:08d}.npy"
         shards.append(_cached_shard(path, real, draw, sources[rows], copies[rows]))
-    return _labelled(
+    record = sample_record(
         real,
-        np.concatenate([shard.images for shard in shards]),
-        sources,
-        copies,
-        provenance(
-            synthesizer=description,
-            seed=seed,
-            images_per_real=images_per_real,
-            real=real.provenance,
-            real_fingerprint=real.fingerprint,
-            cost=cost_record(stages, _mean_seconds(shards)),
-            wall_seconds=round(time.perf_counter() - started, 3),
-        ),
+        description,
+        images_per_real=images_per_real,
+        seed=seed,
+        started=started,
+        seconds_per_sample=_mean_seconds(shards),
+        stages=stages,
+        **more,
     )
+    return labelled(real, np.concatenate([shard.images for shard in shards]), sources, copies, record)
 
 
 class _Shard(NamedTuple):
@@ -133,9 +175,7 @@ def _mean_seconds(shards: Sequence[_Shard]) -> float | None:
     return sum(known) / sum(len(s.images) for s in shards) if len(known) == len(shards) else None
 
 
-def _cached_shard(
-    path: Path, real: LabelledImages, draw: Draw, sources: list[int], copies: list[int]
-) -> _Shard:
+def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> _Shard:
     record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
     found = _Shard(
         _read_shard(path, real.resolution)[: len(sources)],
@@ -146,7 +186,7 @@ def _cached_shard(
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
     sources, copies = sources[len(found.images) :], copies[len(found.images) :]
     started = time.perf_counter()
-    fresh = _labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution).images
+    fresh = labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution).images
     drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
     both = [found, drawn] if len(found.images) else [drawn]
     whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))
@@ -161,16 +201,3 @@ def _read_shard(path: Path, resolution: int) -> UInt8[np.ndarray, "sample height
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # absent or damaged: drawing it again gives the same images
         return np.empty((0, resolution, resolution, 3), dtype=np.uint8)
-
-
-def _labelled(
-    real: LabelledImages, images: np.ndarray, sources: list[int], copies: list[int], record: dict[str, Any]
-) -> LabelledImages:
-    return LabelledImages(
-        images=images,
-        labels=real.labels[sources],
-        class_names=real.class_names,
-        ids=tuple(f"{real.ids[source]}#{copy}" for source, copy in zip(sources, copies, strict=True)),
-        sources=tuple(real.ids[source] for source in sources),
-        provenance=record,
-    )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.randomness import stream
+from diffinv.foundation.randomness import sample_streams
 from diffinv.method.cached import invert
 from diffinv.method.inversion import Inversion
 from diffinv.method.perturbation import (
@@ -16,8 +16,16 @@ from diffinv.method.perturbation import (
     unconditional_embedding,
 )
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
+from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.synthesizers.base import Stage, check_request, describe_model, describe_settings, synthesize
+from diffinv.synthesizers.base import (
+    Originals,
+    Stage,
+    check_request,
+    describe_model,
+    describe_settings,
+    synthesize,
+)
 
 
 @dataclass(frozen=True)
@@ -25,49 +33,90 @@ class DiffusionInversion:
     """The paper's synthesizer: a sample has the label of the image that it came from.
 
     Vectors are learned, and samples drawn, at `sampling.resolution`; None stands for the real images' own
-    side, not for the model's. Samples are saved at the real images' side. A sample depends on the model, the
-    settings, the seed, its source and its copy number and, through partners and the mean vector, on the whole
-    set of real images; never on batch sizes or on how many other samples are drawn.
+    side. Samples are saved at the real images' side. A sample depends on the model, the settings, the seed,
+    its source and its copy number and, through partners and the mean vector, on the whole set of real images;
+    never on batch sizes or on how many other samples are drawn.
     """
 
     diffusion: FrozenDiffusion
     inversion: Inversion = field(default_factory=Inversion)
     perturbation: Perturbation = field(default_factory=Perturbation)
     sampling: Sampling = field(default_factory=Sampling)
+    store: EmbeddingStore | None = None  # vectors learned before, see `from_store`; None = learn them
 
-    def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
-        """Invert and sample, or find in the cache; ValueError before any work that could not be used."""
-        resolution = self.sampling.resolution or real.resolution
-        self._check(real, images_per_real, resolution)
-        store = invert(self.diffusion, real.resize(resolution), self.inversion)
-        sampling = replace(self.sampling, resolution=resolution)
+    @classmethod
+    def from_store(
+        cls,
+        diffusion: FrozenDiffusion,
+        store: EmbeddingStore,
+        perturbation: Perturbation | None = None,
+        sampling: Sampling | None = None,
+    ) -> "DiffusionInversion":
+        """Stage 2 alone, from vectors that were learned before: it is called without the real images.
+
+        Samples are drawn, and saved, at the side at which the vectors were learned, for which they are meant.
+        They are those of the whole method, for the same real images, settings and seed. ValueError unless the
+        vectors were learned for this very checkpoint.
+        """
+        store.check_matches(diffusion)
+        sampling = replace(sampling or Sampling(), resolution=store.resolution)
+        return cls(diffusion, Inversion(), perturbation or Perturbation(), sampling, store)
+
+    def __call__(
+        self, real: LabelledImages | None = None, *, images_per_real: int = 1, seed: int = 0
+    ) -> LabelledImages:
+        """Invert and sample, or find in the cache; ValueError before any work that could not be used.
+
+        Real images are given unless there is a store; beside a store they choose whose vectors are used.
+        """
+        originals: Originals | None = self.store if real is None else real
+        if originals is None:
+            raise ValueError("there are no real images to invert; give them, or use from_store.")
+        check_request(originals, images_per_real)
+        prepare_scheduler(self.diffusion, self.sampling)
+        if self.perturbation.interpolation_weight > 0:
+            labels = np.asarray(originals.labels)
+            require_partners(labels, labels, originals.class_names)
+        store, stages = self._vectors(real)
+        sampling = replace(self.sampling, resolution=store.resolution)
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            conditioning = conditioning_for(store, sources, copies, self.perturbation, seed)
             unconditional = unconditional_embedding(
-                store, self.perturbation.unconditional, self.diffusion, real.labels[sources]
+                store, self.perturbation.unconditional, self.diffusion, store.labels[sources]
             )
-            streams = [stream(seed, "sample", real.ids[s], c) for s, c in zip(sources, copies, strict=True)]
-            return sample(self.diffusion, conditioning, unconditional, sampling, streams)
+            return sample(
+                self.diffusion,
+                conditioning_for(store, sources, copies, self.perturbation, seed),
+                unconditional,
+                sampling,
+                sample_streams(seed, "sample", store.ids, sources, copies),
+            )
 
-        updates = self.inversion.steps_per_image * len(real)
-        stage = Stage("inversion", store.provenance["learning_seconds"], updates)
+        description = self.describe()
         return synthesize(
-            real, draw, self.describe(), images_per_real=images_per_real, seed=seed, stages=[stage]
+            originals, draw, description, images_per_real=images_per_real, seed=seed, stages=stages
         )
 
     def describe(self) -> dict[str, Any]:
+        learned = (
+            {"inversion": describe_settings(self.inversion)}
+            if self.store is None
+            else {"vectors": [self.store.fingerprint, list(self.store.ids)]}
+        )
         return {
             "synthesizer": "DiffusionInversion",
             "model": describe_model(self.diffusion),
-            "inversion": describe_settings(self.inversion),
+            **learned,
             "perturbation": describe_settings(self.perturbation),
             "sampling": describe_settings(self.sampling),
         }
 
-    def _check(self, real: LabelledImages, images_per_real: int, resolution: int) -> None:
-        check_request(real, images_per_real)
-        self.diffusion.check_resolution(resolution)
-        prepare_scheduler(self.diffusion, self.sampling)
-        if self.perturbation.interpolation_weight > 0:
-            require_partners(real.labels, real.labels, real.class_names)
+    def _vectors(self, real: LabelledImages | None) -> tuple[EmbeddingStore, list[Stage]]:
+        if self.store is not None:
+            return (self.store if real is None else self.store.of(real.ids)), []
+        assert real is not None, "either a store or real images were asked for"
+        store = invert(
+            self.diffusion, real.resize(self.sampling.resolution or real.resolution), self.inversion
+        )
+        updates = self.inversion.steps_per_image * len(real)
+        return store, [Stage("inversion", store.provenance["learning_seconds"], updates)]

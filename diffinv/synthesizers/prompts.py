@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.randomness import stream
+from diffinv.foundation.randomness import sample_streams
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import check_request, describe_model, describe_settings, synthesize
@@ -16,9 +16,9 @@ from diffinv.synthesizers.base import check_request, describe_model, describe_se
 class Prompts:
     """Draws samples of each real image's class from one sentence a class, guided away from the empty prompt.
 
-    The real images give only the labels, the number of samples and the side at which they are saved;
-    `sampling.resolution` None is the model's native one. LECF (arXiv 2210.07574) without its sentences and
-    its filter.
+    The real images give only the labels, the number of samples and the side at which they are saved, which is
+    also the side at which they are drawn where `sampling.resolution` is None. LECF (arXiv 2210.07574) without
+    its sentences and its filter.
     """
 
     diffusion: FrozenDiffusion
@@ -32,15 +32,13 @@ class Prompts:
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Draw, or find in the cache; a sample's `source` is the real image that it stands in for."""
         check_request(real, images_per_real)
-        resolution = self.sampling.resolution or self.diffusion.native_resolution
-        self.diffusion.check_resolution(resolution)
         prepare_scheduler(self.diffusion, self.sampling)
-        sampling = replace(self.sampling, resolution=resolution)
+        sampling = replace(self.sampling, resolution=self.sampling.resolution or real.resolution)
         by_class = self.diffusion.encode_prompt([self.prompt(name) for name in real.class_names])
         empty = self.diffusion.encode_prompt([""])
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            streams = [stream(seed, "prompted", real.ids[s], c) for s, c in zip(sources, copies, strict=True)]
+            streams = sample_streams(seed, "prompted", real.ids, sources, copies)
             return sample(self.diffusion, by_class[real.labels[sources]], empty, sampling, streams)
 
         return synthesize(real, draw, self.describe(), images_per_real=images_per_real, seed=seed)
@@ -54,5 +52,9 @@ class Prompts:
             "synthesizer": "Prompts",
             "model": describe_model(self.diffusion),
             "template": self.template,
-            "sampling": describe_settings(self.sampling),
+            # Not None, which stood for the model's native side in earlier versions.
+            "sampling": {
+                **describe_settings(self.sampling),
+                "resolution": self.sampling.resolution or "that of the real images",
+            },
         }

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from diffinv.foundation.errors import guarded
 from diffinv.tinysd.stages import RECIPE, STAGES, TRAINED, Pretraining, check_forerunners
 from diffinv.tinysd.training.schedules import SCHEDULES
 
@@ -125,6 +126,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from diffinv.commands.main import main as command_line
-
-    raise SystemExit(command_line(["pretrain", *sys.argv[1:]]))
+    raise SystemExit(guarded(lambda: main(sys.argv[1:]) or 0))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffinv.commands import main as cli
+from diffinv.commands import doctor
 from diffinv.commands.main import main
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -98,7 +98,7 @@ def test_what_goes_wrong_outside_is_a_sentence_too(error, code, sentence, capsys
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(doctor, "run", fail)
     assert main(["doctor"]) == code
     assert sentence in capsys.readouterr().err
 
@@ -110,7 +110,7 @@ def test_a_defect_is_not_dressed_up_as_a_users_error(error, monkeypatch):
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(doctor, "run", fail)
     with pytest.raises(type(error)):
         main(["doctor"])
 
@@ -230,8 +230,6 @@ def test_evaluate_judges_plain_class_folders_by_the_names_of_the_classes(
 
 
 def test_doctor_says_what_is_here_and_what_is_damaged(tmp_path, monkeypatch, capsys):
-    from diffinv.commands import doctor
-
     (tmp_path / "datasets" / "few").mkdir(parents=True)
     (tmp_path / "datasets" / "few" / "train.parquet").write_bytes(b"whole")
     monkeypatch.setattr(doctor, "ASSETS", tmp_path)

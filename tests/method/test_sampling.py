@@ -181,9 +181,9 @@ def test_no_image_asked_for_is_no_image(tiny_diffusion):
     assert sample(tiny_diffusion, vectors(0), vectors(1), FEW, []).shape == (0, 16, 16, 3)
 
 
-def test_the_native_resolution_is_the_default(tiny_diffusion):
-    images = sample(tiny_diffusion, vectors(1), vectors(1), replace(FEW, resolution=None), streams([0]))
-    assert images.shape[1] == tiny_diffusion.native_resolution and images.dtype == np.uint8
+def test_vectors_alone_have_no_side_of_their_own(tiny_diffusion):
+    with pytest.raises(ValueError, match=f"for instance to {tiny_diffusion.native_resolution}"):
+        sample(tiny_diffusion, vectors(1), vectors(1), replace(FEW, resolution=None), streams([0]))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_an_interrupted_run_continues(make, tiny_diffusion, toy_images, monkeypa
     synthesizer = make(tiny_diffusion)
     whole = synthesizer(toy_images, images_per_real=2, seed=0)
     monkeypatch.setenv("DIFFINV_CACHE", str(tmp_path))
-    genuine, written = base._labelled, []
+    genuine, written = base.labelled, []
 
     def interrupted(*arguments):
         if len(written) == 2:
@@ -124,7 +124,7 @@ def test_an_interrupted_run_continues(make, tiny_diffusion, toy_images, monkeypa
         return genuine(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "_labelled", interrupted)
+        patch.setattr(base, "labelled", interrupted)
         with pytest.raises(KeyboardInterrupt):
             synthesizer(toy_images, images_per_real=2, seed=0)
     drawn = count_draws(monkeypatch)

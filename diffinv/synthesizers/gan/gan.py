@@ -1,16 +1,13 @@
 """A class-conditional GAN trained on the real images alone: what a generator makes that saw nothing else."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.randomness import stream
+from diffinv.foundation.randomness import sample_streams
 from diffinv.synthesizers.base import Stage, check_request, synthesize
 from diffinv.synthesizers.gan.frozen import FrozenGAN, OnCollapse, check_on_collapse, train_gan
 from diffinv.synthesizers.gan.training import GANTraining
@@ -40,20 +37,19 @@ class GAN:
         gan.require_success(self.on_collapse)
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            streams = [
-                stream(seed, "gan sample", real.ids[s], c) for s, c in zip(sources, copies, strict=True)
-            ]
-            return gan.images(gan.codes(draw_latents(gan, streams), real.labels[sources]))
+            streams = sample_streams(seed, "gan sample", real.ids, sources, copies)
+            latents = [torch.randn(gan.generator.latent_dim, generator=own) for own in streams]
+            return gan.images(gan.codes(torch.stack(latents), real.labels[sources]))
 
-        synthetic = synthesize(
+        return synthesize(
             real,
             draw,
             self.describe(),
             images_per_real=images_per_real,
             seed=seed,
             stages=[training_stage(gan)],
+            gan=gan.provenance,
         )
-        return with_training_record(synthetic, gan)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -73,13 +69,3 @@ def training_stage(gan: FrozenGAN) -> Stage:
     settings = gan.provenance["settings"]
     updates = settings["optimiser_steps"] * (settings["discriminator_updates"] + 1) * settings["batch_size"]
     return Stage("GAN training", gan.provenance["training_seconds"], updates)
-
-
-def draw_latents(gan: FrozenGAN, streams: Sequence[torch.Generator]) -> Float[Tensor, "sample latent"]:
-    """One z a stream, each from its own."""
-    return torch.stack([torch.randn(gan.generator.latent_dim, generator=own) for own in streams])
-
-
-def with_training_record(synthetic: LabelledImages, gan: FrozenGAN) -> LabelledImages:
-    """Add to the provenance how the GAN was trained, for how long, and whether it collapsed."""
-    return replace(synthetic, provenance={**synthetic.provenance, "gan": gan.provenance})

@@ -9,7 +9,7 @@ from diffinv.datasets import LabelledImages
 from diffinv.method.perturbation import Perturbation, conditioning_for, require_partners
 from diffinv.synthesizers.base import Stage, check_request, describe_settings, synthesize
 from diffinv.synthesizers.gan.frozen import OnCollapse, check_on_collapse, train_gan
-from diffinv.synthesizers.gan.gan import resolve_seed, training_stage, with_training_record
+from diffinv.synthesizers.gan.gan import resolve_seed, training_stage
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion, invert_latents, render
 from diffinv.synthesizers.gan.training import GANTraining
 
@@ -54,10 +54,15 @@ class GANInversion:
             training_stage(gan),
             Stage("latent inversion", store.provenance["learning_seconds"], updates),
         ]
-        synthetic = synthesize(
-            real, draw, self.describe(), images_per_real=images_per_real, seed=seed, stages=stages
+        return synthesize(
+            real,
+            draw,
+            self.describe(),
+            images_per_real=images_per_real,
+            seed=seed,
+            stages=stages,
+            gan=gan.provenance,
         )
-        return with_training_record(synthetic, gan)
 
     def describe(self) -> dict[str, Any]:
         return {

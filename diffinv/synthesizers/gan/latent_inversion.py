@@ -1,7 +1,6 @@
 """Codes that reproduce each real image, found by gradient descent through a frozen GAN."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
@@ -11,13 +10,12 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import provenance
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
-from diffinv.method.inversion import InversionDiverged
-from diffinv.method.inversion_cache import InversionCache
+from diffinv.method.cached import InversionCache, groups_of, learn_missing
+from diffinv.method.inversion import InversionDiverged, InversionStep
 from diffinv.method.store import EmbeddingStore
 from diffinv.synthesizers.gan.frozen import FrozenGAN
 from diffinv.synthesizers.gan.training import as_pixels
@@ -56,22 +54,13 @@ class LatentInversion:
             raise ValueError(f"space is {self.space!r}: choose one of {known}.")
 
 
-@dataclass(frozen=True, eq=False)
-class LatentInversionStep:
-    """One update of a group of images; tensors on the GAN's device."""
-
-    step: int  # updates done, from 1
-    losses: Float[Tensor, " image"]  # before this update
-    codes: Float[Tensor, "image layer code"]  # after this update; a copy
-
-
 def latent_inversion_steps(
     gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, seed: int
-) -> Iterator[LatentInversionStep]:
+) -> Iterator[InversionStep]:
     """Update the codes of all the images side by side, yielding after each update.
 
-    Codes have one layer of latents in the space "z", and all layers' codes in "w". InversionDiverged for a
-    loss that is not finite.
+    The `embeddings` of a step are codes [image, layer, code]: one layer of latents in the space "z", all
+    layers' codes in "w". InversionDiverged for a loss that is not finite.
     """
     target = as_pixels(real, gan.side, gan.device)
     labels = torch.tensor(real.labels, device=gan.device)
@@ -113,7 +102,7 @@ def latent_inversion_steps(
                 f"the GAN inversion of image {culprit!r} is no longer finite after {step + 1} updates: lower "
                 "learning_rate."
             )
-        yield LatentInversionStep(step + 1, losses.detach(), codes.detach().clone())
+        yield InversionStep(step + 1, losses.detach(), codes.detach().clone())
 
 
 def invert_latents(
@@ -124,27 +113,26 @@ def invert_latents(
     The codes of an image depend on the GAN, the settings, the seed, its pixels, label and id; to float
     tolerance, not on the other images. Each finished group is cached at once. `losses` are the last ones.
     """
-    recipe = content_key(RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
-    cache = InversionCache(default_cache_dir() / "gan_inversion" / recipe)
+    cache = InversionCache(
+        "gan_inversion", (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
+    )
     keys = [
         content_key(image_id, pixels, label)
         for image_id, pixels, label in zip(real.ids, real.images, real.labels.tolist(), strict=True)
     ]
-    positions = range(len(real))
-    groups = [positions[start : start + settings.batch_size] for start in positions[:: settings.batch_size]]
-    missing = [group for group in groups if any(keys[index] not in cache for index in group)]
     record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
-    bar = progress_bar(missing, total=len(missing), desc="GAN inversion", enabled=progress and bool(missing))
-    for group in bar:
-        started = time.perf_counter()
-        for last in latent_inversion_steps(gan, real.subset(group), settings, seed):  # noqa: B007 - its end
-            pass
-        seconds = time.perf_counter() - started
-        cache.write([keys[index] for index in group], last.codes, last.losses, record, seconds)
-    codes, losses = cache.read(keys)
-    record["learning_seconds"] = cache.seconds(keys)
-    labels = torch.tensor(real.labels, dtype=torch.int64)
-    return EmbeddingStore(codes, labels, real.class_names, real.ids, losses, record)
+    learn_missing(
+        {settings.steps_per_image: cache},
+        real,
+        keys,
+        groups_of(len(real), settings.batch_size),
+        lambda images: latent_inversion_steps(gan, images, settings, seed),
+        {settings.steps_per_image: record},
+        desc="GAN inversion",
+        averaged_share=0,
+        progress=progress,
+    )
+    return cache.store(real, keys, record)
 
 
 def render(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, read_json, write_atomically, write_json
+from diffinv.artefacts.writing import read_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import to_square
 from diffinv.foundation.progress import progress
@@ -26,9 +26,11 @@ from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import (
     SAMPLES_PER_SHARD,
     check_request,
-    cost_record,
     describe_model,
     describe_settings,
+    labelled,
+    numbered,
+    sample_record,
 )
 from diffinv.synthesizers.lecf.filter import FilterError, Selection, keeps_nothing, select
 from diffinv.synthesizers.lecf.sentences import AttributeGrammar, Sentences, spoken
@@ -80,30 +82,23 @@ class LECF:
         draws = _Draws(self, real.class_names, real.resolution, seed)
         needs = (images_per_real * np.bincount(real.labels, minlength=real.num_classes)).tolist()
         selections = self._select(draws, needs)
-        sources = np.tile(np.arange(len(real)), images_per_real)
-        copies = np.repeat(np.arange(images_per_real), len(real))
+        sources, copies = numbered(len(real), images_per_real)
+        labels = real.labels[sources]
         # The n-th sample of a class stands in for its n-th real image, copy by copy.
         numbers = np.empty(len(sources), np.int64)
         for label, selection in enumerate(selections):
-            numbers[real.labels[sources] == label] = selection.chosen
-        return LabelledImages(
-            images=draws.images(real.labels[sources], numbers),
-            labels=real.labels[sources],
-            class_names=real.class_names,
-            ids=tuple(f"{real.ids[source]}#{copy}" for source, copy in zip(sources, copies, strict=True)),
-            sources=tuple(real.ids[source] for source in sources),
-            provenance=provenance(
-                synthesizer=self.describe(),
-                seed=seed,
-                images_per_real=images_per_real,
-                real=real.provenance,
-                real_fingerprint=real.fingerprint,
-                **_counts(real.class_names, selections),
-                # With those that the filter dropped, and with the sentences of both.
-                cost=cost_record([], draws.seconds / len(sources)),
-                wall_seconds=round(time.perf_counter() - started, 3),
-            ),
+            numbers[labels == label] = selection.chosen
+        record = sample_record(
+            real,
+            self.describe(),
+            images_per_real=images_per_real,
+            seed=seed,
+            started=started,
+            # With those that the filter dropped, and with the sentences of both.
+            seconds_per_sample=draws.seconds / len(sources),
+            **_counts(real.class_names, selections),
         )
+        return labelled(real, draws.images(labels, numbers), sources, copies, record)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -121,7 +116,11 @@ class LECF:
             "sentences": self.sentences.describe(),
             "sentences_per_class": self.sentences_per_class,
             "class_prompt": self.class_prompt,
-            "sampling": describe_settings(self.sampling),
+            # Not None, which stood for the model's native side in earlier versions.
+            "sampling": {
+                **describe_settings(self.sampling),
+                "resolution": self.sampling.resolution or "that of the real images",
+            },
         }
 
     def _check(self, real: LabelledImages, images_per_real: int) -> None:
@@ -131,7 +130,7 @@ class LECF:
         for label, name in enumerate(real.class_names):
             if not spoken(name).strip():
                 raise ValueError(f"class {label} has no name to write sentences about; give it one.")
-        self.diffusion.check_resolution(self.sampling.resolution or self.diffusion.native_resolution)
+        self.diffusion.check_resolution(self.sampling.resolution or real.resolution)
         prepare_scheduler(self.diffusion, self.sampling)
 
     def _select(self, draws: "_Draws", needs: Sequence[int]) -> list[Selection]:
@@ -196,8 +195,7 @@ class _Draws:
         self.folder = default_cache_dir() / "lecf" / key
         self._found: list[list[np.ndarray]] = [[] for _ in class_names]
         self.seconds = 0.0  # that all the draws looked at took when they were drawn
-        native = recipe.diffusion.native_resolution
-        self._sampling = replace(recipe.sampling, resolution=recipe.sampling.resolution or native)
+        self._sampling = replace(recipe.sampling, resolution=recipe.sampling.resolution or resolution)
 
     def confidences(self, label: int) -> Float[np.ndarray, " draw"]:
         """CLIP's probability of the class for each of its samples so far."""
@@ -295,7 +293,7 @@ def _estimate(selection: Selection, need: int, limit: int) -> int:
     return max(0, min(math.ceil(missing / rate), limit - selection.drawn))
 
 
-def _counts(class_names: Sequence[str], selections: Sequence[Selection]) -> dict[str, dict[str, int]]:
+def _counts(class_names: Sequence[str], selections: Sequence[Selection]) -> dict[str, Any]:
     """For each class: samples looked at, those that the filter dropped, and those used nevertheless."""
     by_class = list(zip(class_names, selections, strict=True))
     return {

@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from diffinv.artefacts.keys import content_key
-from diffinv.artefacts.writing import provenance
 from diffinv.datasets import DatasetError, LabelledImages
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.clip import FrozenClip, clip_fingerprint
-from diffinv.synthesizers.base import Stage, check_request, cost_record
+from diffinv.synthesizers.base import Stage, check_request, labelled, sample_record
 from diffinv.synthesizers.retrieval.index import build_index, embed
 from diffinv.synthesizers.retrieval.pools import EMBEDDED_POOL, MemoryPool, Pool, open_pool
 
@@ -73,18 +72,21 @@ class KNNRetrieval:
                 order = numpy_stream(seed, "retrieved", real.ids[source]).permutation(self.k)
                 drawing.draw(source, copy, neighbours.rows[source, order].tolist())
         seconds = time.perf_counter() - started
-        record = provenance(
-            synthesizer=self.describe(),
-            seed=seed,
+        record = sample_record(
+            real,
+            self.describe(),
             images_per_real=images_per_real,
-            real=real.provenance,
-            real_fingerprint=real.fingerprint,
+            seed=seed,
+            started=started,
+            seconds_per_sample=seconds / max(1, len(drawing.drawn)),
+            stages=[Stage("index", index.seconds)],
             pool_images=len(pool.ids),
             mean_cosine=round(float(neighbours.cosines.mean()), 4),
-            cost=cost_record([Stage("index", index.seconds)], seconds / max(1, len(drawing.drawn))),
-            wall_seconds=round(seconds, 3),
+            **drawing.counts(images_per_real),
         )
-        return drawing.labelled(images_per_real, record)
+        drawn = sorted(drawing.drawn)  # by copy first, as those of every synthesizer
+        images = drawing.images([drawing.drawn[key] for key in drawn])
+        return labelled(real, images, [source for _, source in drawn], [copy for copy, _ in drawn], record)
 
     def neighbours(self, real: LabelledImages) -> Neighbours:
         """The k nearest images of the pool for each real one, at rows of its `ids`."""
@@ -130,39 +132,31 @@ class _Drawing:
                 self.drawn[copy, source] = row
                 return
 
-    def labelled(self, images_per_real: int, record: dict[str, Any]) -> LabelledImages:
-        """All that was drawn, in the order of every synthesizer, and what is to be said of it."""
-        real, order = self.real, sorted(self.drawn)
-        rows = [self.drawn[key] for key in order]
-        shape = (0, real.resolution, real.resolution, 3)
-        images = np.stack([self._images[row] for row in rows]) if rows else np.empty(shape, np.uint8)
-        labels = real.labels[[source for _, source in order]]
-        found = np.bincount(labels, minlength=real.num_classes)
-        missing = images_per_real * np.bincount(real.labels, minlength=real.num_classes) - found
-        own = {content_key(image) for image in real.images}
-        return LabelledImages(
-            images=images,
-            labels=labels,
-            class_names=real.class_names,
-            ids=tuple(f"{real.ids[source]}#{copy}" for copy, source in order),
-            sources=tuple(real.ids[source] for _, source in order),
-            provenance={
-                **record,
-                "distinct_images": len(set(rows)),
-                "distinct_pixels": len(self._taken),
-                "in_several_classes": _in_several(labels, [self._pixels[row] for row in rows]),
-                "equal_to_a_real_image": sum(self._pixels[row] in own for row in rows),
-                "missing": dict(zip(real.class_names, missing.tolist(), strict=True)),
-            },
+    def images(self, rows: list[int]) -> UInt8[np.ndarray, "image side side 3"]:
+        """Pictures that were drawn."""
+        empty = np.empty((0, *self.real.images.shape[1:]), np.uint8)
+        return np.stack([self._images[row] for row in rows]) if rows else empty
+
+    def counts(self, images_per_real: int) -> dict[str, Any]:
+        """What is to be said of all that was drawn."""
+        labels = self.real.labels[[source for _, source in self.drawn]]
+        pixels = [self._pixels[row] for row in self.drawn.values()]
+        wanted, found = (
+            np.bincount(each, minlength=self.real.num_classes) for each in (self.real.labels, labels)
         )
+        missing = (images_per_real * wanted - found).tolist()
+        classes = Counter(key for key, _ in set(zip(pixels, labels.tolist(), strict=True)))
+        own = {content_key(image) for image in self.real.images}
+        return {
+            "distinct_images": len(set(self.drawn.values())),
+            "distinct_pixels": len(self._taken),
+            "in_several_classes": sum(count > 1 for count in classes.values()),
+            "equal_to_a_real_image": sum(key in own for key in pixels),
+            "missing": dict(zip(self.real.class_names, missing, strict=True)),
+        }
 
     def _pixels_of(self, row: int) -> str:
         if row not in self._pixels:
             (self._images[row],) = self.pool.images([row], self.real.resolution)
             self._pixels[row] = content_key(self._images[row])
         return self._pixels[row]
-
-
-def _in_several(labels: Int[np.ndarray, " image"], pixels: list[str]) -> int:
-    classes = Counter(key for key, _ in set(zip(pixels, labels.tolist(), strict=True)))
-    return sum(count > 1 for count in classes.values())

@@ -1,7 +1,6 @@
 """Stage 1 as upstream does it: a linear layer's start, one dense AdamW a group, images encoded every step."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,11 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.keys import content_key
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import inversion_record, invert, stored_vectors
+from diffinv.method.cached import InversionCache, groups_of, inversion_record, invert, learn_missing
 from diffinv.method.inversion import (
     RECIPE,
     STEPS_PER_CHUNK,
@@ -26,10 +24,9 @@ from diffinv.method.inversion import (
     draw_chunk,
     initial_embeddings,
 )
-from diffinv.method.inversion_cache import InversionCache
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.synthesizers.upstream.settings import Switches, groups_of
+from diffinv.synthesizers.upstream.settings import Switches
 
 Moments = tuple[Float[Tensor, "row latent_channel h w"], Float[Tensor, "row latent_channel h w"]]
 
@@ -55,18 +52,31 @@ def invert_as_upstream(
     ):
         return invert(diffusion, real, settings, cache_dir=cache_dir, progress=progress)
     check_invertible(diffusion, real, settings)
-    cache = InversionCache(_cache_folder(diffusion, real, settings, switches, cache_dir))
-    together = switches.group_size if switches.optimiser == "dense" else settings.batch_size
-    groups = [real.subset(group) for group in groups_of(len(real), together)]
-    missing = [group for group in groups if _keys(group)[0] not in cache]
-    record = inversion_record(diffusion, real, settings, upstream=asdict(switches))
-    steps = (
-        step for group in missing for step in _learn(cache, diffusion, group, settings, switches, record)
+    # Of the switches, those of this stage; the batch size counts, as it decides which rows move together.
+    own = replace(
+        ours,
+        initialisation=switches.initialisation,
+        optimiser=switches.optimiser,
+        encoding=switches.encoding,
+        group_size=switches.group_size,
     )
-    total = len(missing) * settings.steps_per_image
-    for _ in progress_bar(steps, total=total, desc="inversion", enabled=progress and total > 0):
-        pass
-    return stored_vectors(cache, real, [key for group in groups for key in _keys(group)], record)
+    recipe = (RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
+    cache = InversionCache("inversion", recipe, cache_dir)
+    groups = groups_of(
+        len(real), switches.group_size if switches.optimiser == "dense" else settings.batch_size
+    )
+    keys = [key for group in groups for key in _keys(real.subset(group))]
+    record = inversion_record(diffusion, real, settings, upstream=asdict(switches))
+    learn_missing(
+        {settings.steps_per_image: cache},
+        real,
+        keys,
+        groups,
+        lambda group: upstream_inversion_steps(diffusion, group, settings, switches),
+        {settings.steps_per_image: record},
+        progress=progress,
+    )
+    return cache.store(real, keys, record)
 
 
 def upstream_inversion_steps(
@@ -77,7 +87,6 @@ def upstream_inversion_steps(
     Noise and timesteps are those of `inversion_steps`: image by image they differ by the switches alone. The
     dense optimiser takes the images in batches of `settings.batch_size`, always in the same order.
     """
-    check_invertible(diffusion, group, settings)
     dense = switches.optimiser == "dense"
     batches = torch.arange(len(group)).split(settings.batch_size if dense else len(group))
     moments = _moments(diffusion, group, switches)
@@ -110,23 +119,6 @@ def upstream_inversion_steps(
         yield InversionStep(step + 1, losses.clone(), embeddings.detach().clone())
 
 
-def _learn(
-    cache: InversionCache,
-    diffusion: FrozenDiffusion,
-    group: LabelledImages,
-    settings: Inversion,
-    switches: Switches,
-    record: dict,
-) -> Iterator[InversionStep]:
-    losses, started = [], time.perf_counter()
-    for step in upstream_inversion_steps(diffusion, group, settings, switches):
-        losses.append(step.losses)
-        yield step
-    tail = max(1, settings.steps_per_image // 10)
-    mean_loss, seconds = torch.stack(losses[-tail:]).mean(dim=0), time.perf_counter() - started
-    cache.write(_keys(group), step.embeddings, mean_loss, record, seconds)
-
-
 def _start(
     diffusion: FrozenDiffusion, group: LabelledImages, settings: Inversion, switches: Switches
 ) -> Float[Tensor, "image token channel"]:
@@ -151,25 +143,6 @@ def _moments(
         return encode
     mean, std = (moment.to(diffusion.device) for moment in diffusion.latent_moments(group.images))
     return lambda rows: (mean[rows], std[rows])
-
-
-def _cache_folder(
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    settings: Inversion,
-    switches: Switches,
-    cache_dir: Path | None,
-) -> Path:
-    # Of the switches, those of this stage; the batch size counts, as it decides which rows move together.
-    own = replace(
-        Switches(),
-        initialisation=switches.initialisation,
-        optimiser=switches.optimiser,
-        encoding=switches.encoding,
-        group_size=switches.group_size,
-    )
-    recipe = content_key(RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
-    return Path(cache_dir or default_cache_dir()) / "inversion" / recipe
 
 
 def _keys(group: LabelledImages) -> Sequence[str]:

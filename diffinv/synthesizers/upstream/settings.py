@@ -1,6 +1,6 @@
 """A switch for each of upstream's behaviours, the preset of all of them, and a table of the differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -40,6 +40,10 @@ class Switches:
                 raise ValueError(f"{each.name} is {value!r}: choose one of {', '.join(known)}.")
         if self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}: it must be at least 1.")
+
+    def reported(self, looks: Sequence[float]) -> float:
+        """The accuracy that is reported, of those at every look at the test set while a classifier trains."""
+        return max(looks) if self.selection == "best_on_test" else looks[-1]
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,6 @@ def steps_per_image(train_steps: int, dataset: str, *, group_size: int = 100, ba
     return updates
 
 
-def groups_of(count: int, group_size: int) -> list[range]:
-    """Cut so many images into groups of consecutive ones; the last may be short."""
-    return [range(start, min(start + group_size, count)) for start in range(0, count, group_size)]
-
-
 def differences() -> tuple[Difference, ...]:
     """Every difference between upstream and this package that changes numbers, in the order of the stages."""
     return _OF_INVERSION + _OF_SAMPLING + _OF_EVALUATION
@@ -227,7 +226,7 @@ _OF_EVALUATION = (
         "20 looks at the test set, the best of which is kept",
         "the classifier of the last step; choices are made on a validation split",
         {"switches": {"selection": "best_on_test"}},
-        "train_and_test honours it and names it in its result",
+        "`reported` picks the look; `training_steps` yields the classifiers to look at",
     ),
     Difference(
         "evaluation: subsets",

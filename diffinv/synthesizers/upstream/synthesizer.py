@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
-from diffinv.artefacts.writing import provenance
 from diffinv.datasets import LabelledImages
-from diffinv.foundation.randomness import numpy_stream, stream
+from diffinv.foundation.randomness import numpy_stream, sample_streams, stream
+from diffinv.method.cached import groups_of
 from diffinv.method.perturbation import (
     add_noise,
     interpolate,
@@ -24,9 +26,9 @@ from diffinv.method.perturbation import (
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.synthesizers.base import Draw, check_request, describe_model, synthesize
+from diffinv.synthesizers.base import Draw, check_request, describe_model, sample_record, synthesize
 from diffinv.synthesizers.upstream.inversion import invert_as_upstream
-from diffinv.synthesizers.upstream.settings import Upstream, groups_of
+from diffinv.synthesizers.upstream.settings import Upstream
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class UpstreamInversion:
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Invert and sample group by group, or find in the cache; ValueError before any unusable work."""
-        switches = self.settings.switches
+        started, switches = time.perf_counter(), self.settings.switches
         if switches.samples == "all" and self.everything is not None:
             real = self.everything
         resolution = self.settings.sampling.resolution or real.resolution
@@ -72,13 +74,16 @@ class UpstreamInversion:
             )
             for number, group in enumerate(groups_of(len(real), switches.group_size))
         ]
-        record = provenance(
-            synthesizer=self.describe(),
-            seed=seed,
+        seconds = sum(
+            len(part) * (part.provenance["cost"]["seconds_per_sample"] or math.nan) for part in made
+        )
+        record = sample_record(
+            real,
+            self.describe(),
             images_per_real=images_per_real,
-            real=real.provenance,
-            real_fingerprint=real.fingerprint,
-            wall_seconds=round(sum(part.provenance["wall_seconds"] for part in made), 3),
+            seed=seed,
+            started=started,
+            seconds_per_sample=seconds / (images_per_real * len(real)),
         )
         return replace(_copy_by_copy(made, images_per_real), provenance=record)
 
@@ -103,7 +108,7 @@ class UpstreamInversion:
             copies = np.tile(np.arange(run.images_per_real), len(group)).tolist()
             if self.settings.switches.independent_streams:
                 noise, latents = (
-                    [stream(run.seed, key, store.ids[s], c) for s, c in zip(sources, copies, strict=True)]
+                    sample_streams(run.seed, key, store.ids, sources, copies)
                     for key in ("embedding noise", "sample")
                 )
             else:

@@ -1,0 +1,37 @@
+"""`diffinv invert`: stage 1, the vectors of a folder's images."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffinv.commands.options import REAL_IMAGES, add_model, load_model, override
+
+
+def add_to(verbs) -> None:
+    verb = verbs.add_parser("invert", help="stage 1: learn the vectors of a folder of class folders")
+    verb.add_argument("folder", metavar="FOLDER", help=REAL_IMAGES)
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors"
+    )
+    verb.add_argument("--split", default="train", help="train, validation or test (default: %(default)s)")
+    verb.add_argument("--resolution", type=int, help="side at which to learn (default: the profile's)")
+    verb.add_argument("--num-tokens", type=int, help="vectors per image")
+    verb.add_argument("--steps-per-image", type=int, help="updates per image")
+    verb.add_argument("--learning-rate", type=float)
+    add_model(verb)
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from diffinv.datasets import load_dataset
+    from diffinv.lessons.profiles import load_profile
+    from diffinv.method.cached import invert
+
+    profile = load_profile(options.profile).for_dataset(str(options.folder))
+    profile = profile.using("", options.resolution or 0)
+    settings = override(profile.inversion, options, "num_tokens", "steps_per_image", "learning_rate", "seed")
+    real = load_dataset(options.folder, split=options.split, resolution=profile.sampling.resolution)
+    store = invert(load_model(options, profile), real, settings)
+    store.save(options.out)
+    sys.stdout.write(f"{options.out} holds the vectors of {len(store)} images.\n")
+    return 0

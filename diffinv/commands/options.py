@@ -1,0 +1,51 @@
+"""Options that several verbs share, and what they stand for."""
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from diffinv.lessons.profiles import Profile
+    from diffinv.models.diffusion import FrozenDiffusion
+
+PROFILES = "smoke, tiny, colab or paper"
+REAL_IMAGES = "class folders, icons10, novel10, emoji6 or mnist5k"
+
+Settings = TypeVar("Settings")
+
+
+def add_model(verb: argparse.ArgumentParser) -> None:
+    """Add the profile, the model, the device and the seed."""
+    verb.add_argument(
+        "--profile", default="tiny", help=f"where unset options come from: {PROFILES} (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--model", help="tinysd, a folder in diffusers' layout, or a hub id (default: the profile's)"
+    )
+    verb.add_argument("--device", help="cpu, cuda or mps (default: the profile's)")
+    verb.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def load_model(
+    options: argparse.Namespace, profile: "Profile", default: str | None = None
+) -> "FrozenDiffusion":
+    """The model asked for, else `default`, else the profile's."""
+    from diffinv.models.diffusion import load_diffusion
+
+    return load_diffusion(
+        options.model or default or profile.model,
+        device=options.device or profile.device,
+        dtype=profile.torch_dtype,
+        memory=profile.memory_request,
+    )
+
+
+def override(settings: Settings, options: argparse.Namespace, *names: str) -> Settings:
+    """The settings with those of the named options that were given."""
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return replace(settings, **given)  # type: ignore[type-var]
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as they were given, for a record."""
+    return {key: value for key, value in vars(options).items() if key != "verb"}

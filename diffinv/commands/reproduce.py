@@ -1,0 +1,58 @@
+"""`diffinv reproduce`: the notebooks, headless, and their figures."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffinv.commands.options import PROFILES
+from diffinv.foundation.errors import say
+
+
+def add_to(verbs) -> None:
+    verb = verbs.add_parser("reproduce", help="run the notebooks headless and collect their figures")
+    verb.add_argument("--profile", default="tiny", help=f"{PROFILES} (default: %(default)s)")
+    verb.add_argument("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
+    verb.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--output", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a notebook parameter",
+    )
+    verb.add_argument("--force", action="store_true", help="run also what is up to date")
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from diffinv.reproduce.runner import reproduce
+
+    parameters = {}
+    for assignment in options.parameter:
+        name, equals, value = assignment.partition("=")
+        if not (name and equals):
+            raise ValueError(f"a parameter is given as NAME=VALUE, not {assignment!r}.")
+        parameters[name] = value
+    outcomes = reproduce(
+        options.profile,
+        only=options.only.split(",") if options.only else None,
+        jobs=options.jobs,
+        output=options.output,
+        parameters=parameters,
+        notebooks=options.notebooks,
+        force=options.force,
+    )
+    failed = [outcome.notebook.stem for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)
+    sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
+    return 0

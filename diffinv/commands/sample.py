@@ -1,0 +1,45 @@
+"""`diffinv sample`: stage 2, a synthetic set from learned vectors."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffinv.commands.options import add_model, load_model, override
+
+
+def add_to(verbs) -> None:
+    verb = verbs.add_parser("sample", help="stage 2: draw a synthetic set from learned vectors")
+    verb.add_argument("store", type=Path, metavar="STORE", help="folder written by diffinv invert")
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images"
+    )
+    verb.add_argument("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
+    verb.add_argument("--guidance-scale", type=float, help="1 = unguided")
+    verb.add_argument("--noise-std", type=float, help="noise on the vectors, the paper's lambda")
+    verb.add_argument("--interpolation-weight", type=float, help="share of a partner's vectors; 0 = none")
+    verb.add_argument("--unconditional", help="mean, class_mean or empty_prompt")
+    verb.add_argument("--num-inference-steps", type=int)
+    verb.add_argument("--scheduler", help="a scheduler class of diffusers, such as DDIMScheduler")
+    add_model(verb)
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from diffinv.lessons.profiles import load_profile
+    from diffinv.method.store import EmbeddingStore
+    from diffinv.synthesizers.base import check_request
+    from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
+
+    store = EmbeddingStore.load(options.store)
+    check_request(store, options.images_per_real)
+    profile = load_profile(options.profile).using("", store.resolution)
+    synthesizer = DiffusionInversion.from_store(
+        load_model(options, profile, store.provenance["model"]),
+        store,
+        override(profile.perturbation, options, "noise_std", "interpolation_weight", "unconditional"),
+        override(profile.sampling, options, "guidance_scale", "num_inference_steps", "scheduler"),
+    )
+    synthetic = synthesizer(images_per_real=options.images_per_real, seed=options.seed)
+    synthetic.save(options.out)
+    sys.stdout.write(f"{options.out} holds {len(synthetic)} images of {synthetic.num_classes} classes.\n")
+    return 0

@@ -1,0 +1,54 @@
+"""Errors at the edge of a program: what the user can mend ends as one sentence and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+# Packages of the extras, which a plain installation lacks.
+_EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "mlxtend": "pretrain"}
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code: 0 done, 1 something failed, 2 bad input, 130 interrupted.
+
+    A defect stays a traceback; DIFFINV_DEBUG=1 shows one for the user's errors too.
+    """
+    if os.environ.get("DIFFINV_DEBUG") == "1":
+        return command()
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return say("Interrupted; what was finished is kept, and the same command goes on from there.", 130)
+    except BrokenPipeError:  # the reader, such as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        return say(_sentence(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA_OF:
+            raise
+        return say(f'{error.name} is not installed: pip install "diffinv[{_EXTRA_OF[error.name]}]".', 2)
+    except MemoryError:
+        return say("The memory ran out: choose a smaller batch size, resolution or number of images.", 2)
+    except RuntimeError as error:
+        if not _is_users(error):
+            raise
+        return say(_sentence(error), 2)
+
+
+def say(sentence: str, code: int) -> int:
+    """Write a sentence to stderr and return the exit code."""
+    sys.stderr.write(f"diffinv: {sentence}\n")
+    return code
+
+
+def _is_users(error: RuntimeError) -> bool:
+    """Whether it is one of ours, which are worded for users, or a device out of memory."""
+    return type(error).__module__.startswith("diffinv.") or type(error).__name__ == "OutOfMemoryError"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or str(error)).lower()}."
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
