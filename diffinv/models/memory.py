@@ -36,7 +36,7 @@ class MemorySettings:
 class Workload:
     """The largest update: images of this side, so many of them at once."""
 
-    resolution: int | None  # None = the model's native one
+    resolution: int | None  # None = the images' own, taken to be at most the model's native one
     batch_size: int
 
 
