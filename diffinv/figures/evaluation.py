@@ -1,125 +1,90 @@
-"""The plots and pictures of an evaluation card's page, as PNG data URIs that need no file beside it."""
+"""The pictures of an evaluation card's page, as PNG data URIs that need no file beside it."""
 
 import base64
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
-from jaxtyping import UInt8
+import pandas as pd
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from diffinv.evaluation.card import EvaluationCard
 from diffinv.figures.style import OKABE_ITO, style
-from diffinv.metrics.copies import Closeness
 
 LARGEST_SIDE = 96  # of an image on the page, in pixels of its file
-SHARES = ("precision", "recall", "density", "coverage")
+INK, OTHER, SYNTHETIC = "#1b1f24", OKABE_ITO["blue"], OKABE_ITO["vermillion"]
 
 
-@dataclass(frozen=True)
-class Palette:
-    """The colours of a plot on light or on dark ground; synthetic images keep theirs on both."""
+@style()
+def manifold_uri(shares: pd.DataFrame) -> str:
+    """Points on a line for the shares of synthetic images beside those of test images, where these are known.
 
-    ground: str
-    ink: str
-    grid: str
-    test: str
-    synthetic: str = OKABE_ITO["vermillion"]
-
-
-LIGHT = Palette(ground="#ffffff", ink="#1b1f24", grid="#e3e6ea", test=OKABE_ITO["blue"])
-DARK = Palette(ground="#16191d", ink="#e8eaed", grid="#33393f", test=OKABE_ITO["sky"])
-
-
-def manifold_plot(card: EvaluationCard, palette: Palette) -> Figure:
-    """Precision, recall, density and coverage of the synthetic images beside those of the test images."""
-    rows = card.metrics.set_index("metric").loc[list(SHARES)]
-    figure = Figure(figsize=(6.4, 2.4))
+    A row is a share, named by the index; the columns are "synthetic" and "real".
+    """
+    figure = Figure(figsize=(5.2, 2.2))
     ax = figure.subplots()
-    places = np.arange(len(rows))
-    if rows["real"].notna().any():
-        ax.plot(rows["real"], places, "D", color=palette.test, markersize=7, label="test images")
-    ax.plot(rows["synthetic"], places, "o", color=palette.synthetic, markersize=8, label="synthetic images")
-    ax.axvline(1, color=palette.ink, linewidth=0.8)
-    ax.set_yticks(places, SHARES)
+    if shares["real"].notna().any():
+        ax.plot(shares["real"], shares.index, "D", color=OTHER, markersize=7, label="test images")
+    ax.plot(shares["synthetic"], shares.index, "o", color=SYNTHETIC, markersize=8, label="synthetic images")
+    ax.axvline(1, color=INK, linewidth=0.8)
     ax.invert_yaxis()
     ax.margins(y=0.15)
-    ax.set_xlim(left=-0.02, right=max(1.05, 1.05 * float(rows[["synthetic", "real"]].max().max())))
+    ax.set_xlim(left=-0.02, right=max(1.05, 1.05 * float(shares[["synthetic", "real"]].max().max())))
     ax.set_xlabel("share (density: may exceed 1)")
     ax.grid(False, axis="y")
-    figure.legend(loc="outside upper left", ncols=2)
-    return figure
+    return _plot_uri(figure)
 
 
-def closeness_plot(
-    found: Closeness, control: Closeness | None, names: Sequence[str], palette: Palette
-) -> Figure:
-    """The distances to the nearest image of a set, of synthetic images, of others, and within the set.
+@style()
+def closeness_uri(
+    curves: Mapping[str, Float[np.ndarray, " image"] | None], *, threshold: float, role: str
+) -> str:
+    """Rising curves of the distances to the nearest image of a set, whose images have the `role`.
 
-    `names` are those of the set and of the control.
+    `curves` are named distances: within the set, of other real images (None if unknown), of synthetic ones.
     """
-    figure = Figure(figsize=(6.4, 2.8))
+    figure = Figure(figsize=(5.2, 2.6))
     ax = figure.subplots()
-    lines = [(f"{names[0]} images to each other", found.own_ratios, palette.ink, "--")]
-    if control is not None:
-        lines.append((f"{names[1]} images", control.ratios, palette.test, "-"))
-    lines.append(("synthetic images", found.ratios, palette.synthetic, "-"))
-    for label, ratios, colour, dashes in lines:
-        values = np.sort(ratios.double().numpy())
-        shares = np.arange(1, len(values) + 1) / len(values)
-        ax.step(values, 100 * shares, where="post", color=colour, linestyle=dashes, label=label)
-    ax.axvline(found.threshold, color=palette.ink, linewidth=0.8, linestyle=":")
-    # An outlier far away says nothing about copies.
-    ax.set_xlim(0, max(1.5, *(float(np.quantile(ratios.numpy(), 0.98)) for _, ratios, _, _ in lines)))
-    ax.set_ylim(0, 100)
-    ax.set_xlabel(f"distance to the nearest {names[0]} image (1 = typical among {names[0]} images)")
+    looks = [(INK, "--"), (OTHER, "-"), (SYNTHETIC, "-")]
+    furthest = 1.5
+    for (label, distances), (colour, dashes) in zip(curves.items(), looks, strict=True):
+        if distances is not None:
+            ax.ecdf(distances, color=colour, linestyle=dashes, label=label)
+            # An outlier far away says nothing about copies.
+            furthest = max(furthest, float(np.quantile(distances, 0.98)))
+    ax.axvline(threshold, color=INK, linewidth=0.8, linestyle=":")
+    ax.set_xlim(0, furthest)
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    ax.set_xlabel(f"distance to the nearest {role} image (1 = typical among them)")
     ax.set_ylabel("images at least as near (%)")
-    figure.legend(loc="outside upper left", ncols=len(lines))
-    return figure
+    return _plot_uri(figure)
 
 
-def plot_uris(draw: Callable[[Palette], Figure]) -> tuple[str, str]:
-    """A plot on light and on dark ground."""
-    light, dark = (_plot_uri(draw, palette) for palette in (LIGHT, DARK))
-    return light, dark
-
-
-def _plot_uri(draw: Callable[[Palette], Figure], palette: Palette) -> str:
-    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
-    colours: Any = dict.fromkeys(inks, palette.ink) | dict.fromkeys(grounds, palette.ground)
-    with style(), mpl.rc_context({**colours, "grid.color": palette.grid}):
-        buffer = io.BytesIO()
-        draw(palette).savefig(buffer, format="png", dpi=144, metadata={"Software": None})
-    return _uri(buffer.getvalue())
-
-
-def strip_uri(images: UInt8[np.ndarray, "image height width 3"]) -> str:
-    """Images side by side, none larger than needed on a page; ground shows between them."""
-    tiles = [_small(image) for image in images]
-    side, gap = tiles[0].shape[0], max(2, tiles[0].shape[0] // 12)
-    strip = np.zeros((side, len(tiles) * (side + gap) - gap, 4), np.uint8)
+def strip_uri(images: Sequence[UInt8[np.ndarray, "side side 3"]]) -> str:
+    """Images side by side, none larger than needed on a page; the page shows between them."""
+    tiles = [Image.fromarray(image) for image in images]
+    for tile in tiles:
+        tile.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=None)
+    side, gap = tiles[0].width, max(2, tiles[0].width // 12)
+    strip = Image.new("RGBA", (len(tiles) * (side + gap) - gap, side))
     for index, tile in enumerate(tiles):
-        left = index * (side + gap)
-        strip[:, left : left + side, :3] = tile
-        strip[:, left : left + side, 3] = 255
+        strip.paste(tile, (index * (side + gap), 0))
     buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, format="PNG", optimize=True)
-    return _uri(buffer.getvalue())
+    strip.save(buffer, format="PNG", optimize=True)
+    return _uri(buffer)
 
 
-def _small(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "side side 3"]:
-    side = image.shape[0]
-    if side > LARGEST_SIDE:
-        return np.asarray(
-            Image.fromarray(image).resize((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
-        )
-    return image
+def _plot_uri(figure: Figure) -> str:
+    figure.legend(loc="outside upper left", ncols=3)
+    figure.axes[0].tick_params(grid_color=INK, grid_alpha=0.12)  # seen on either ground
+    # Without a ground of its own, one file serves the light page and, its lightness inverted, the dark one.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=180, transparent=True, metadata={"Software": None})
+    return _uri(buffer)
 
 
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _uri(png: io.BytesIO) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

@@ -238,11 +238,56 @@ def test_the_page_stands_alone_and_says_what_the_card_says(card, tmp_path):
     assert text.count('class="pair close"') >= 8 + 6  # the copies that fit, and the leaks
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(card):
+    names = ('<script>alert("red")</script>', "green' onload='alert()", "blue & {{ 7 * 7 }}")
+
+    def renamed(images):
+        return replace(images, class_names=names, ids=tuple(f'"><b>{name}' for name in images.ids))
+
+    hostile = replace(
+        card,
+        real=renamed(card.real),
+        synthetic=renamed(card.synthetic),
+        test=renamed(card.test),
+        by_class=card.by_class.assign(**{"class": names}),
+        notes=("a note </ul><script>",),
+    )
+    text = evaluation_page(hostile, title="</title><script>")
+    page = Page(text)
+    assert page.open == [] and not re.search("<script|<b>", text)
+    assert all(set(image) == {"src", "alt"} for image in page.images)
+    assert all(word in page.words for word in (*names, "</title><script>", "a note </ul><script>"))
+    assert any(names[0] in image["alt"] for image in page.images)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.01, 0.05, "are more accurate than those trained on the real ones"),
+        (-0.05, -0.01, "are less accurate than those trained on the real ones"),
+        (-0.01, 0.05, "cannot be told apart in accuracy from those trained on the real ones"),
+        (0.0, 0.0, "cannot be told apart in accuracy from those trained on the real ones"),
+    ],
+)
+def test_the_verdict_on_accuracy_goes_no_further_than_its_interval(card, low, high, words):
+    gain = pd.DataFrame([{"difference": (low + high) / 2, "low": low, "high": high}])
+    words_of_page = Page(evaluation_page(replace(card, gain=gain), title="any")).words
+    assert words in words_of_page and f"from {100 * low:+.1f} to {100 * high:+.1f}" in words_of_page
+
+
+def test_the_verdict_without_accuracies_compares_with_test_images(card):
+    words = Page(evaluation_page(card, title="any")).words
+    honest = card.metrics.set_index("metric")["real"]
+    assert f"{card['precision']:.1%} of the synthetic images lie among training images, and " in words
+    assert f"the shares are {honest['precision']:.1%} and {honest['recall']:.1%}." in words
+
+
 def test_a_page_without_test_images_and_of_large_images(real):
     large = draw(30, seed=6).resize(256)
     found = evaluation_card(real.resize(256), large, clip=Colours())
     text = evaluation_page(found, title="large")
     assert "Leaks:" not in text and len(text) < 2_000_000
+    assert "there are no test images to compare this with" in text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from diffinv.artefacts.writing import ArtefactError
 from diffinv.reproduce.job import Job, check_parameters, run_job
 from diffinv.reproduce.manifest import fingerprint
 from diffinv.reproduce.runner import find_notebooks, reproduce
+from diffinv.reproduce.site import write_gallery
 
 PARAMETERS = """
 profile: str = "tiny"  # how much to run
@@ -134,6 +136,16 @@ def test_the_gallery_shows_every_figure_and_all_its_links_lead_somewhere(place, 
     assert figures | {"../notebooks/00_look.ipynb", "manifest.json"} <= links
     assert all((page.parent / link).exists() for link in links)
     assert "The lesson 00_look" in page.read_text()
+
+
+def test_the_gallery_shows_odd_names_as_they_are_and_a_figure_that_is_a_png_alone(tmp_path):
+    name, image = "07_<script>&\"'", '07_a"_<b>.png'
+    record = {"profile": "tiny", "wall_seconds": 3.2, "device": "cpu", "commit": None, "files": [image]}
+    page = write_gallery({"notebooks": {name: record}}, tmp_path, tmp_path / "notebooks")
+    assert {image, f"notebooks/{name}.ipynb"} <= Links(page).found
+    assert not re.search("<script|<b>|commit [^,]", page.read_text())
+    write_gallery({"notebooks": {}}, tmp_path, tmp_path / "notebooks")
+    assert "No notebook has been run yet" in page.read_text()
 
 
 def test_a_second_run_does_only_what_has_changed(place, first):
