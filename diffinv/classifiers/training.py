@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffinv.classifiers.architectures import build_classifier, check_architecture
-from diffinv.classifiers.augmentation import Augmentation, augment, check_augmentation
+from diffinv.classifiers.augmentation import Augmentation, augment
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
@@ -38,17 +39,10 @@ class Training:
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
-        check_augmentation(self.augmentation)
-        for name, least in (("optimiser_steps", 1), ("batch_size", 2), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose at least {least}.")
-        if not (0 < self.learning_rate < math.inf):
-            raise ValueError(f"learning_rate is {self.learning_rate}: choose a number above 0, such as 0.1.")
-        if not (0 <= self.weight_decay < math.inf):
-            raise ValueError(f"weight_decay is {self.weight_decay}: choose 0 or a small number above it.")
-        for name in ("momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose a number from 0 to below 1.")
+        least = {"optimiser_steps": 1, "batch_size": 2, "warmup_steps": 0, "weight_decay": 0}
+        check_fields(
+            self, at_least=least, above_zero=("learning_rate",), below_one=("momentum", "label_smoothing")
+        )
         if self.warmup_steps >= self.optimiser_steps:
             spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"
             raise ValueError(f"{spent}: choose a shorter warm-up.")
