@@ -11,6 +11,7 @@ _NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
 def check_fields(
     settings: Any,
     *,
+    counts: Collection[str] = (),
     at_least: Mapping[str, float] = _NO_LIMITS,
     above_zero: Collection[str] = (),
     below_one: Collection[str] = (),
@@ -18,15 +19,16 @@ def check_fields(
 ) -> None:
     """ValueError unless the fields named are finite numbers in their ranges; None stands outside of all.
 
-    `below_one` is from 0 to below 1; `at_least` and `between` include their bounds. Every field annotated as
-    a Literal has to be one of its choices, without being named.
+    `counts` are at least 1; `below_one` is from 0 to below 1; `at_least` and `between` include their bounds.
+    Every field annotated as a Literal has to be one of its choices, without being named.
     """
     for name, kind in get_type_hints(type(settings)).items():
         if get_origin(kind) is Literal:
             check_choice(name, getattr(settings, name), kind)
-    for name, value in _given(settings, at_least):
-        if not at_least[name] <= value < math.inf:
-            raise ValueError(f"{name} is {value}: choose at least {at_least[name]}.")
+    least = {**dict.fromkeys(counts, 1), **at_least}
+    for name, value in _given(settings, least):
+        if not least[name] <= value < math.inf:
+            raise ValueError(f"{name} is {value}: choose at least {least[name]}.")
     for name, value in _given(settings, above_zero):
         if not 0 < value < math.inf:
             example = getattr(type(settings), name)  # the field's default
