@@ -119,18 +119,9 @@ def _picture(ax: Axes, image: np.ndarray, x: float, y: float, size: float, capti
         ax.text(x, y - half - 0.06, caption, **_CAPTION)
 
 
-def _strip(
-    ax: Axes,
-    vectors: np.ndarray,
-    x: float,
-    y: float,
-    caption: str,
-    *,
-    learned: bool = False,
-    channels: int = 24,
-) -> None:
+def _strip(ax: Axes, vectors: np.ndarray, x: float, y: float, caption: str, *, learned: bool = False) -> None:
     """The first channels of an image's vectors, a row a token."""
-    shown = vectors[:, :channels]
+    shown = vectors[:, :24]
     half_width, half_height = 0.52, 0.15
     box = (x - half_width, x + half_width, y - half_height, y + half_height)
     limit = float(np.abs(shown).max()) or 1.0

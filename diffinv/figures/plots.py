@@ -1,7 +1,4 @@
-"""Result rows or images in, matplotlib out: the look, the files, and the plots of rows; nothing is computed.
-
-The pictures made of images have their home in `image_grids` and are to be had from here too.
-"""
+"""Result rows in, plots out; nothing is computed."""
 
 from __future__ import annotations
 
@@ -92,33 +89,26 @@ def accuracy_curve(
     return ax
 
 
-def bars(
-    ax: Axes,
-    summary: pd.DataFrame,
-    label: str = "condition",
-    *,
-    xlabel: str = "test accuracy (%)",
-    scale: float = 100.0,
-) -> Axes:
-    """Horizontal points with intervals, one row a label, the value written beside it."""
+def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") -> Axes:
+    """Horizontal points with intervals in per cent, one row a condition, the value written beside it."""
     for position, row in enumerate(summary.itertuples(index=False)):
-        name, mean = str(getattr(row, label)), scale * row.mean
+        name, mean = str(row.condition), 100 * row.mean
         colour = COLOURS.get(name, CYCLE[position % len(CYCLE)])
-        error = [[max(0.0, mean - scale * row.low)], [max(0.0, scale * row.high - mean)]]
+        error = [[max(0.0, mean - 100 * row.low)], [max(0.0, 100 * row.high - mean)]]
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
         ax.annotate(
             f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
         )
-    return _name_rows(ax, summary[label], xlabel)
+    return _name_rows(ax, summary["condition"], xlabel)
 
 
-def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str, scale: float = 100.0) -> Axes:
-    """One row an effect with its interval, beside a line at zero; grey where the interval holds zero."""
+def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str) -> Axes:
+    """One row an effect in points with its interval and a line at zero; grey where it holds zero."""
     for position, row in enumerate(effects.itertuples(index=False)):
         colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
-        ax.plot([scale * row.low, scale * row.high], [position] * 2, color=colour, linewidth=1.8)
-        ax.plot(scale * row.difference, position, "o", color=colour)
+        ax.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=1.8)
+        ax.plot(100 * row.difference, position, "o", color=colour)
     ax.axvline(0, color="black", linewidth=0.8)
     return _name_rows(ax, effects[label], xlabel)
 
