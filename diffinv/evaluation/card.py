@@ -13,7 +13,7 @@ from diffinv.datasets import LabelledImages
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, gather
 from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.metrics.copies import Closeness
-from diffinv.studies.accuracy_score import accuracy_scores
+from diffinv.studies.grid import accuracy_scores
 from diffinv.studies.statistics import paired_difference, summarise
 
 

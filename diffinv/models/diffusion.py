@@ -30,7 +30,9 @@ from diffinv.models.memory import (
     MemorySettings,
     Workload,
     apply_memory_settings,
-    settings_for_workload,
+    available_memory,
+    memory_need,
+    memory_settings_for,
 )
 from diffinv.models.single_file import read_single_file
 
@@ -249,11 +251,12 @@ def load_diffusion(
     path = find_checkpoint(name, revision, dtype)
     if config is not None and not path.is_file():
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
-    with readable(str(name)):
+    with readable(f"checkpoint {str(name)!r}"):
         pipeline = read_single_file(path, config) if path.is_file() else read_folder(path, dtype)
     check_networks(str(name), pipeline.vae, pipeline.unet)
     if isinstance(memory, Workload):
-        memory = settings_for_workload(memory, [getattr(pipeline, part) for part in NETWORKS], device, dtype)
+        need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
+        memory = memory_settings_for(available_memory(device), need, device)
     return FrozenDiffusion(
         **{part: getattr(pipeline, part) for part in COMPONENTS},
         name=path.name if Path(name).exists() else str(name),
