@@ -18,6 +18,8 @@ from diffinv.foundation.networks import best_device
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
 
+Images = UInt8[np.ndarray, "image height width 3"]
+
 
 class TrainingDiverged(ValueError):
     """The loss of a classifier became infinite or not a number."""
@@ -77,15 +79,11 @@ class Classifier:
         return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def logits(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 256
-    ) -> Float[Tensor, "image label"]:
+    def logits(self, images: Images, *, batch_size: int = 256) -> Float[Tensor, "image label"]:
         """Unnormalised log-probabilities, on the CPU. ValueError for images of another resolution."""
         if images.shape[1:3] != (self.resolution, self.resolution):
-            found = f"{images.shape[1]}x{images.shape[2]} px"
-            raise ValueError(
-                f"the classifier knows images of {self.resolution} px, not of {found}: resize them first."
-            )
+            known, found = f"{self.resolution} px", f"{images.shape[1]}x{images.shape[2]} px"
+            raise ValueError(f"the classifier knows images of {known}, not of {found}: resize them first.")
         was_training = self.model.training
         self.model.eval()
         batches = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
@@ -93,7 +91,7 @@ class Classifier:
         self.model.train(was_training)
         return torch.cat(logits)
 
-    def predict(self, images: UInt8[np.ndarray, "image height width 3"]) -> Int[np.ndarray, " image"]:
+    def predict(self, images: Images) -> Int[np.ndarray, " image"]:
         """The most probable label of each image."""
         return self.logits(images).argmax(dim=1).numpy()
 
@@ -111,9 +109,7 @@ class Classifier:
 
     def _hits(self, labelled: LabelledImages) -> np.ndarray:
         if labelled.class_names != self.class_names:
-            raise ValueError(
-                "the images to judge have other classes than the classifier: give the same ones."
-            )
+            raise ValueError("the classifier knows other classes than the images have: give the same ones.")
         if len(labelled) == 0:
             raise ValueError("there is no image to judge: give at least one.")
         return self.predict(labelled.images) == labelled.labels
@@ -127,10 +123,6 @@ class TrainingStep:
     loss: float  # of this batch, before the step
     learning_rate: float
     classifier: Classifier
-
-    @property
-    def model(self) -> nn.Module:
-        return self.classifier.model
 
 
 def training_steps(

@@ -64,18 +64,14 @@ def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a class: numbers of images, and the metrics of the class's own among all images."""
     rows = []
     for label, name in enumerate(found.real.images.class_names):
-        of_real, of_synthetic = (
-            np.flatnonzero(side.images.labels == label) for side in (found.real, found.synthetic)
-        )
-        accuracy = math.nan
-        if scores is not None:
-            accuracy = _accuracies(scores, SYNTHETIC)[name]
+        of_real = np.flatnonzero(found.real.images.labels == label)
+        of_synthetic = np.flatnonzero(found.synthetic.images.labels == label)
         rows.append(
             {
                 "class": name,
                 "real images": len(of_real),
                 "synthetic images": len(of_synthetic),
-                "accuracy": accuracy,
+                "accuracy": math.nan if scores is None else _accuracies(scores, SYNTHETIC)[name],
                 **found.on_manifolds.values(of_synthetic, of_real),
                 "diversity within originals": _within(found.synthetic, of_synthetic),
                 "diversity between originals": _between_of_class(found.synthetic, of_synthetic),

@@ -1,7 +1,5 @@
 """The method's diagram (the paper's Fig. 1a and 2), drawn around images and vectors of an actual run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Images in, mosaics out: grids, galleries and interpolation rows; nothing is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -65,9 +63,8 @@ def gallery(
     lines = -(-len(panels) // columns)
     rows, copies = next(iter(panels.values()))[1].shape[:2]
     cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(width, lines * (rows * cell * 1.05 + 0.5)), squeeze=False
-    )
+    height = lines * (rows * cell * 1.05 + 0.5)
+    fig, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):

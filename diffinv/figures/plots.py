@@ -1,7 +1,5 @@
 """Result rows in, plots out; nothing is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,15 +24,12 @@ def loss_curves(
     """Denoising loss against updates: a line an image, their mean in bold, levels to compare with."""
     losses = np.asarray(losses)
     x = np.arange(1, len(losses) + 1) if updates is None else np.asarray(updates)
-    for column in range(losses.shape[1]):
-        label = names[column] if names else None
-        ax.plot(
-            x, losses[:, column], color=CYCLE[column % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label
-        )
+    for image in range(losses.shape[1]):
+        label = names[image] if names else None
+        ax.plot(x, losses[:, image], color=CYCLE[image % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label)
     ax.plot(x, losses.mean(axis=1), color="black", linewidth=2.2, label="mean of the images")
-    for (name, level), dashes in zip(
-        (levels or {}).items(), ((5, 2), (1.5, 1.5), (6, 2, 1, 2)), strict=False
-    ):
+    patterns = ((5, 2), (1.5, 1.5), (6, 2, 1, 2))
+    for (name, level), dashes in zip((levels or {}).items(), patterns, strict=False):
         ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
     ax.set_xlabel("updates of the vectors")
     ax.set_ylabel("denoising loss")
@@ -66,9 +61,7 @@ def accuracy_curve(
     lowest, highest = bounds or (-np.inf, np.inf)
     for name, (mean, low, high) in (reference or {}).items():
         colour = colours.get(name, "black")
-        ax.axhspan(
-            scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.10, linewidth=0
-        )
+        ax.axhspan(scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.1, linewidth=0)
         ax.axhline(scale * mean, color=colour, linewidth=1.4, dashes=(5, 2), label=name)
     for index, (name, rows) in enumerate(summary.groupby(series, sort=False)):
         rows = rows.sort_values(x)

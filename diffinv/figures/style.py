@@ -1,7 +1,5 @@
 """The look of every figure, its palette, and the files that a figure is saved as."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -48,16 +48,12 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, or is not a Stable Diffusion that this package can use."""
 
 
-def find_checkpoint(
-    name: str | Path, revision: str | None = None, dtype: torch.dtype = torch.float32
-) -> Path:
+def find_checkpoint(name: str | Path, revision: str | None, dtype: torch.dtype) -> Path:
     """The folder or single file of a checkpoint: "tinysd", a path, or a hub id, downloaded once."""
     if str(name) == "tinysd":
         if not (EMBEDDED / "model_index.json").is_file():
-            raise CheckpointError(
-                f"the embedded checkpoint is missing from {EMBEDDED}: install diffinv again, or make it with "
-                "`diffinv pretrain`."
-            )
+            remedy = "install diffinv again, or make it with `diffinv pretrain`"
+            raise CheckpointError(f"the embedded checkpoint is missing from {EMBEDDED}: {remedy}.")
         return EMBEDDED
     path = Path(name).expanduser()
     if path.suffix in PICKLED:
@@ -239,6 +235,4 @@ def _check_weights(name: str, files: Iterable[str]) -> None:
                 f"the {part} of {name!r} has pickled weights only, and unpickling can run any code: convert "
                 "them with save_pretrained(safe_serialization=True)."
             )
-        raise CheckpointError(
-            f"the {part} of {name!r} has no safetensors weights: the checkpoint is incomplete, copy it again."
-        )
+        raise CheckpointError(f"the {part} of {name!r} has no safetensors weights: copy it again, in full.")

@@ -19,6 +19,7 @@ from diffinv.foundation.networks import best_device, weights_fingerprint
 from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, is_hub_id, readable
 
 Features = Float[Tensor, "item feature"]
+Images = UInt8[np.ndarray, "image height width 3"]
 
 
 class FrozenClip:
@@ -46,9 +47,7 @@ class FrozenClip:
         return self.model.config.vision_config.image_size
 
     @torch.no_grad()
-    def image_features(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
-    ) -> Features:
+    def image_features(self, images: Images, *, batch_size: int = 64) -> Features:
         """A vector of length 1 for each image, float32 on the CPU."""
         features = []
         for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):
@@ -71,13 +70,11 @@ class FrozenClip:
         return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
 
     @torch.no_grad()
-    def zero_shot(
-        self, images: UInt8[np.ndarray, "image height width 3"], class_prompts: Sequence[str]
-    ) -> Float[Tensor, "image class"]:
+    def zero_shot(self, images: Images, class_prompts: Sequence[str]) -> Float[Tensor, "image class"]:
         """Probability of each class for each image, given one sentence a class."""
         if len(class_prompts) < 2:
             raise ValueError(
-                f"zero_shot chooses among classes: give at least 2 prompts, not {len(class_prompts)}."
+                f"a choice takes at least 2 prompts, not {len(class_prompts)}: give one a class."
             )
         scale = self.model.logit_scale.exp().cpu()
         similarity = self.image_features(images) @ self.text_features(class_prompts).T

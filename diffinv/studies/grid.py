@@ -86,9 +86,7 @@ def accuracy_scores(
     on `test`, and by_class, nan without an image. ValueError for fewer than 3 different seeds.
     """
     if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
-        raise ValueError(
-            f"the seeds are {list(seeds)}: an interval needs at least {LEAST_SEEDS} different ones."
-        )
+        raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
     folder = _cache_of("accuracy_scores", cache_dir)
     cells = [(name, seed) for name in sets for seed in seeds]
     rows = []
@@ -160,13 +158,15 @@ def _check(
     steps = {condition.training.optimiser_steps for condition in conditions}
     if len(steps) > 1:
         found = ", ".join(str(number) for number in sorted(steps))
-        raise ValueError(
-            f"the conditions train for {found} optimiser_steps: give all of them the same number."
-        )
-    if train.resolution != test.resolution:
-        sides = f"{train.resolution} px to train on and {test.resolution} px to test on"
-        raise ValueError(f"the images have {sides}: resize one of the sets.")
-    if train.class_names != test.class_names:
-        raise ValueError(
-            "the images to train and to test on have different classes: give both the same ones."
-        )
+        raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
+    check_alike(training=train, test=test)
+
+
+def check_alike(**sets: LabelledImages) -> None:
+    """ValueError unless the two sets, given by what they are for, have the same classes and resolution."""
+    (one, first), (other, second) = sets.items()
+    if first.class_names != second.class_names:
+        raise ValueError(f"the {one} and the {other} images have different classes: give both the same.")
+    if first.resolution != second.resolution:
+        sides = f"{first.resolution} px and the {other} ones {second.resolution} px"
+        raise ValueError(f"the {one} images have {sides}: resize one of the sets.")

@@ -76,7 +76,7 @@ def test_looking_at_a_classifier_in_training_does_not_change_it(toy_images):
     settings = replace(QUICK, optimiser_steps=5)
     for step in training_steps(toy_images, settings, seed=0):
         step.classifier.accuracy(toy_images)
-        assert step.model.training
+        assert step.classifier.model.training
     assert torch.equal(weights(step.classifier), weights(train_classifier(toy_images, settings, seed=0)))
 
 
