@@ -41,9 +41,11 @@ class Training:
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
-        least = {"optimiser_steps": 1, "batch_size": 2, "warmup_steps": 0, "weight_decay": 0}
         check_fields(
-            self, at_least=least, above_zero=("learning_rate",), below_one=("momentum", "label_smoothing")
+            self,
+            at_least={"optimiser_steps": 1, "batch_size": 2, "warmup_steps": 0, "weight_decay": 0},
+            above_zero=("learning_rate",),
+            below_one=("momentum", "label_smoothing"),
         )
         if self.warmup_steps >= self.optimiser_steps:
             spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"

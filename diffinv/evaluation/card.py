@@ -167,10 +167,4 @@ def _closest(
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -81,13 +81,8 @@ def gather(
 
 def compare(real: Measured, other: Measured, num_neighbours: int) -> Manifolds:
     """`metrics.manifolds` with the radii that are known already."""
-    return manifolds(
-        real.features,
-        other.features,
-        num_neighbours=num_neighbours,
-        real_radii=real.radii,
-        synthetic_radii=other.radii,
-    )
+    radii = {"real_radii": real.radii, "synthetic_radii": other.radii}
+    return manifolds(real.features, other.features, num_neighbours=num_neighbours, **radii)
 
 
 def nearness(images: Measured, references: Measured, quantile: float) -> Closeness:

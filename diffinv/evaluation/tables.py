@@ -153,10 +153,8 @@ def _within(side: Measured, rows: Any = slice(None)) -> float:
 
 def _between(side: Measured) -> float:
     """Mean over the classes: a class with many images is no more varied for that."""
-    of_class = [
-        _between_of_class(side, np.flatnonzero(side.images.labels == label))
-        for label in range(side.images.num_classes)
-    ]
+    labels = side.images.labels
+    of_class = [_between_of_class(side, np.flatnonzero(labels == n)) for n in range(side.images.num_classes)]
     known = [value for value in of_class if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
 

@@ -84,13 +84,10 @@ def is_hub_id(name: str | Path) -> bool:
 
 def read_folder(folder: Path, dtype: torch.dtype) -> Any:
     """The pipeline of a folder in diffusers' layout, in float32 or the dtype of its files."""
+    variant = weights_variant(_files(folder), dtype)
     # Rounded to the dtype asked for once loaded: the files' own and float32 are both exact.
     return diffusers.StableDiffusionPipeline.from_pretrained(
-        folder,
-        variant=weights_variant(_files(folder), dtype),
-        local_files_only=True,
-        use_safetensors=True,
-        **UNUSED,
+        folder, variant=variant, local_files_only=True, use_safetensors=True, **UNUSED
     )
 
 
@@ -163,13 +160,9 @@ def first_line(error: Exception) -> str:
 
 def read_index(folder: Path) -> dict:
     """The model_index.json of a checkpoint."""
-    try:
-        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} has no readable model_index.json: give a folder written by "
-            "StableDiffusionPipeline.save_pretrained."
-        ) from error
+    path = folder / "model_index.json"
+    with readable(str(path), "give a folder written by StableDiffusionPipeline.save_pretrained"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def check_index(name: str, index: dict) -> None:
