@@ -56,9 +56,8 @@ class ResNet(nn.Module):
 
 def _resnet18(num_classes: int) -> nn.Module:
     # The stem for small images: no stride and no pooling before the first stage.
-    stem = nn.Sequential(
-        nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-    )
+    convolution = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    stem = nn.Sequential(convolution, nn.BatchNorm2d(64), nn.ReLU(inplace=True))
     return ResNet(stem, (64, 128, 256, 512), (1, 2, 2, 2), 2, num_classes)
 
 
@@ -90,9 +89,7 @@ def build_classifier(
     """
     check_architecture(architecture)
     if num_classes < 2:
-        raise ValueError(
-            f"a classifier needs at least 2 classes, not {num_classes}: add images of another class."
-        )
+        raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}: add another class.")
     if resolution < SMALLEST_RESOLUTION:
         remedy = f"resize them to {SMALLEST_RESOLUTION} px or more"
         raise ValueError(f"images of {resolution} px are too small for {architecture}: {remedy}.")

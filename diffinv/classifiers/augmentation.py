@@ -4,12 +4,14 @@ Not kornia.augmentation: it draws from torch's global generator and takes no oth
 depend on what else had been drawn; and these thirty lines spare a dependency.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+from diffinv.foundation.checks import check_choice
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -21,7 +23,7 @@ def augment(
 
     `generator` is a CPU one whatever the images' device: the same seed gives the same crops everywhere.
     """
-    check_augmentation(kind)
+    check_choice("augmentation", kind, Augmentation)
     if kind == "none":
         return images
     count, side = images.shape[0], images.shape[1]
@@ -36,10 +38,3 @@ def augment(
     rows, columns = rows.to(images.device), columns.to(images.device)
     which = torch.arange(count, device=images.device)[:, None, None]
     return padded[which, rows[:, :, None], columns[:, None, :]]
-
-
-def check_augmentation(kind: str) -> None:
-    """ValueError listing the kinds of augmentation if there is none of that name."""
-    if kind not in get_args(Augmentation):
-        known = ", ".join(get_args(Augmentation))
-        raise ValueError(f"there is no augmentation {kind!r}: choose one of {known}.")

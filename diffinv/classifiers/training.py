@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffinv.classifiers.architectures import build_classifier, check_architecture
-from diffinv.classifiers.augmentation import Augmentation, augment, check_augmentation
+from diffinv.classifiers.augmentation import Augmentation, augment
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
+
+Images = UInt8[np.ndarray, "image height width 3"]
 
 
 class TrainingDiverged(ValueError):
@@ -38,17 +41,12 @@ class Training:
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
-        check_augmentation(self.augmentation)
-        for name, least in (("optimiser_steps", 1), ("batch_size", 2), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose at least {least}.")
-        if not (0 < self.learning_rate < math.inf):
-            raise ValueError(f"learning_rate is {self.learning_rate}: choose a number above 0, such as 0.1.")
-        if not (0 <= self.weight_decay < math.inf):
-            raise ValueError(f"weight_decay is {self.weight_decay}: choose 0 or a small number above it.")
-        for name in ("momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose a number from 0 to below 1.")
+        check_fields(
+            self,
+            at_least={"optimiser_steps": 1, "batch_size": 2, "warmup_steps": 0, "weight_decay": 0},
+            above_zero=("learning_rate",),
+            below_one=("momentum", "label_smoothing"),
+        )
         if self.warmup_steps >= self.optimiser_steps:
             spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"
             raise ValueError(f"{spent}: choose a shorter warm-up.")
@@ -83,15 +81,11 @@ class Classifier:
         return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
 
     @torch.no_grad()
-    def logits(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 256
-    ) -> Float[Tensor, "image label"]:
+    def logits(self, images: Images, *, batch_size: int = 256) -> Float[Tensor, "image label"]:
         """Unnormalised log-probabilities, on the CPU. ValueError for images of another resolution."""
         if images.shape[1:3] != (self.resolution, self.resolution):
-            found = f"{images.shape[1]}x{images.shape[2]} px"
-            raise ValueError(
-                f"the classifier knows images of {self.resolution} px, not of {found}: resize them first."
-            )
+            known, found = f"{self.resolution} px", f"{images.shape[1]}x{images.shape[2]} px"
+            raise ValueError(f"the classifier knows images of {known}, not of {found}: resize them first.")
         was_training = self.model.training
         self.model.eval()
         batches = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
@@ -99,7 +93,7 @@ class Classifier:
         self.model.train(was_training)
         return torch.cat(logits)
 
-    def predict(self, images: UInt8[np.ndarray, "image height width 3"]) -> Int[np.ndarray, " image"]:
+    def predict(self, images: Images) -> Int[np.ndarray, " image"]:
         """The most probable label of each image."""
         return self.logits(images).argmax(dim=1).numpy()
 
@@ -117,9 +111,7 @@ class Classifier:
 
     def _hits(self, labelled: LabelledImages) -> np.ndarray:
         if labelled.class_names != self.class_names:
-            raise ValueError(
-                "the images to judge have other classes than the classifier: give the same ones."
-            )
+            raise ValueError("the classifier knows other classes than the images have: give the same ones.")
         if len(labelled) == 0:
             raise ValueError("there is no image to judge: give at least one.")
         return self.predict(labelled.images) == labelled.labels
@@ -133,10 +125,6 @@ class TrainingStep:
     loss: float  # of this batch, before the step
     learning_rate: float
     classifier: Classifier
-
-    @property
-    def model(self) -> nn.Module:
-        return self.classifier.model
 
 
 def training_steps(

@@ -13,8 +13,10 @@ from diffinv.datasets import LabelledImages
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, gather
 from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.metrics.copies import Closeness
-from diffinv.studies.accuracy_score import accuracy_scores
+from diffinv.studies.grid import accuracy_scores, check_alike
 from diffinv.studies.statistics import describe_gain, paired_difference, summarise
+
+PAIRS_KEPT = 20  # of the closest, by their ids in the record
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,11 @@ def evaluation_card(
     and leaks lie at or below the `quantile` of the leave-one-out distances (`closeness`). ValueError for
     sets of different classes or resolutions, or of no more than `k` images.
     """
-    _check(real, synthetic, test, against_real)
+    check_alike(real=real, synthetic=synthetic)
+    if test is not None:
+        check_alike(real=real, test=test)
+    elif against_real:
+        raise ValueError("no classifier is judged on images that it was trained on: give test images too.")
     found = gather(real, synthetic, test, clip=clip, num_neighbours=k, quantile=quantile)
     scores = None
     if training is not None:
@@ -93,17 +99,15 @@ def evaluation_card(
     )
 
 
-def card_record(card: EvaluationCard, *, num_pairs: int = 20) -> dict[str, Any]:
+def card_record(card: EvaluationCard) -> dict[str, Any]:
     """The card as plain values for JSON, with the ids of the closest pairs; what is not known is None."""
     return {
         "metrics": _plain_rows(card.metrics),
         "by_class": _plain_rows(card.by_class),
         "accuracies": None if card.accuracies is None else _plain_rows(card.accuracies),
         "gain": None if card.gain is None else _plain_rows(card.gain)[0],
-        "copies": _closest(card.copies, card.synthetic, card.real, num_pairs),
-        "leaks": None
-        if card.leaks is None or card.test is None
-        else _closest(card.leaks, card.synthetic, card.test, num_pairs),
+        "copies": _closest(card.copies, card.synthetic, card.real),
+        "leaks": _closest(card.leaks, card.synthetic, card.test),
         "images": {
             role: {"count": len(images), "fingerprint": images.fingerprint}
             for role, images in ((REAL, card.real), (SYNTHETIC, card.synthetic), ("test", card.test))
@@ -147,38 +151,17 @@ def format_value(metric: str, value: float) -> str:
 
 
 def _closest(
-    found: Closeness, images: LabelledImages, references: LabelledImages, count: int
-) -> dict[str, Any]:
+    found: Closeness | None, images: LabelledImages, references: LabelledImages | None
+) -> dict[str, Any] | None:
+    if found is None or references is None:
+        return None
     pairs = [
         {"image": images.ids[index], "nearest": references.ids[nearest], "ratio": ratio}
-        for index, nearest, ratio in found.closest(count)
+        for index, nearest, ratio in found.closest(PAIRS_KEPT)
     ]
     shares = {"share": found.share, "threshold": found.threshold, "quantile": found.quantile}
     return {**shares, "closest": pairs}
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
-
-
-def _check(
-    real: LabelledImages, synthetic: LabelledImages, test: LabelledImages | None, against_real: bool
-) -> None:
-    for role, images in (("synthetic", synthetic), ("test", test)):
-        if images is None:
-            continue
-        if images.class_names != real.class_names:
-            raise ValueError(f"the real and the {role} images have different classes: give both the same.")
-        if images.resolution != real.resolution:
-            sides = f"{real.resolution} px and the {role} ones {images.resolution} px"
-            raise ValueError(f"the real images have {sides}: resize one of the sets.")
-    if against_real and test is None:
-        raise ValueError(
-            "a classifier trained on the real images cannot be judged on them: give test images too."
-        )
+    return table.astype(object).where(table.notna(), None).to_dict("records")

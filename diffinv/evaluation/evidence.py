@@ -31,13 +31,13 @@ class Evidence:
 
     real: Measured
     synthetic: Measured
-    test: Measured | None
     on_manifolds: Manifolds
     copies: Closeness  # of the synthetic images to the real ones
-    leaks: Closeness | None  # of the synthetic images to the test images
-    test_on_manifolds: Manifolds | None  # the test images in the place of the synthetic ones
-    test_copies: Closeness | None  # of the test images to the real ones
-    real_leaks: Closeness | None  # of the real images to the test images
+    test: Measured | None = None
+    leaks: Closeness | None = None  # of the synthetic images to the test images
+    test_on_manifolds: Manifolds | None = None  # the test images in the place of the synthetic ones
+    test_copies: Closeness | None = None  # of the test images to the real ones
+    real_leaks: Closeness | None = None  # of the real images to the test images
 
 
 def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -> Measured:
@@ -65,9 +65,7 @@ def gather(
     of_real = measure(real, clip, num_neighbours, "real")
     of_synthetic = measure(synthetic, clip, num_neighbours, "synthetic")
     found = compare(of_real, of_synthetic, num_neighbours)
-    test_evidence: dict[str, Any] = dict.fromkeys(
-        ("test", "leaks", "test_on_manifolds", "test_copies", "real_leaks")
-    )
+    test_evidence: dict[str, Any] = {}
     if test is not None:
         of_test = measure(test, clip, num_neighbours, "test")
         of_test_found = compare(of_real, of_test, num_neighbours)
@@ -78,24 +76,13 @@ def gather(
             "test_copies": _judge(of_test_found, of_real, quantile),
             "real_leaks": nearness(of_real, of_test, quantile),
         }
-    return Evidence(
-        real=of_real,
-        synthetic=of_synthetic,
-        on_manifolds=found,
-        copies=_judge(found, of_real, quantile),
-        **test_evidence,
-    )
+    return Evidence(of_real, of_synthetic, found, _judge(found, of_real, quantile), **test_evidence)
 
 
 def compare(real: Measured, other: Measured, num_neighbours: int) -> Manifolds:
     """`metrics.manifolds` with the radii that are known already."""
-    return manifolds(
-        real.features,
-        other.features,
-        num_neighbours=num_neighbours,
-        real_radii=real.radii,
-        synthetic_radii=other.radii,
-    )
+    radii = {"real_radii": real.radii, "synthetic_radii": other.radii}
+    return manifolds(real.features, other.features, num_neighbours=num_neighbours, **radii)
 
 
 def nearness(images: Measured, references: Measured, quantile: float) -> Closeness:

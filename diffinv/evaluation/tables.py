@@ -64,18 +64,14 @@ def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a class: numbers of images, and the metrics of the class's own among all images."""
     rows = []
     for label, name in enumerate(found.real.images.class_names):
-        of_real, of_synthetic = (
-            np.flatnonzero(side.images.labels == label) for side in (found.real, found.synthetic)
-        )
-        accuracy = math.nan
-        if scores is not None:
-            accuracy = _accuracies(scores, SYNTHETIC)[name]
+        of_real = np.flatnonzero(found.real.images.labels == label)
+        of_synthetic = np.flatnonzero(found.synthetic.images.labels == label)
         rows.append(
             {
                 "class": name,
                 "real images": len(of_real),
                 "synthetic images": len(of_synthetic),
-                "accuracy": accuracy,
+                "accuracy": math.nan if scores is None else _accuracies(scores, SYNTHETIC)[name],
                 **found.on_manifolds.values(of_synthetic, of_real),
                 "diversity within originals": _within(found.synthetic, of_synthetic),
                 "diversity between originals": _between_of_class(found.synthetic, of_synthetic),
@@ -157,10 +153,8 @@ def _within(side: Measured, rows: Any = slice(None)) -> float:
 
 def _between(side: Measured) -> float:
     """Mean over the classes: a class with many images is no more varied for that."""
-    of_class = [
-        _between_of_class(side, np.flatnonzero(side.images.labels == label))
-        for label in range(side.images.num_classes)
-    ]
+    labels = side.images.labels
+    of_class = [_between_of_class(side, np.flatnonzero(labels == n)) for n in range(side.images.num_classes)]
     known = [value for value in of_class if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
 

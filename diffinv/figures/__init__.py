@@ -9,6 +9,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plots": ["accuracy_curve", "bars", "forest", "loss_curves", "shared_legend"],
         "image_grids": ["gallery", "image_grid", "interpolation_row"],
         "diagrams": ["method_diagram"],
-        "pretraining": ["channel_pictures", "matrix", "milestones", "training_curves"],
     },
 )

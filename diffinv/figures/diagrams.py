@@ -1,7 +1,5 @@
 """The method's diagram (the paper's Fig. 1a and 2), drawn around images and vectors of an actual run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from diffinv.figures.style import GREY, OKABE_ITO
 
@@ -119,39 +118,24 @@ def _picture(ax: Axes, image: np.ndarray, x: float, y: float, size: float, capti
         ax.text(x, y - half - 0.06, caption, **_CAPTION)
 
 
-def _strip(
-    ax: Axes,
-    vectors: np.ndarray,
-    x: float,
-    y: float,
-    caption: str,
-    *,
-    learned: bool = False,
-    channels: int = 24,
-) -> None:
+def _strip(ax: Axes, vectors: np.ndarray, x: float, y: float, caption: str, *, learned: bool = False) -> None:
     """The first channels of an image's vectors, a row a token."""
-    shown = vectors[:, :channels]
+    shown = vectors[:, :24]
     half_width, half_height = 0.52, 0.15
     box = (x - half_width, x + half_width, y - half_height, y + half_height)
     limit = float(np.abs(shown).max()) or 1.0
-    ax.imshow(
-        shown, extent=box, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
-    )
-    ax.add_patch(
-        plt.Rectangle(
-            (box[0], box[2]), 2 * half_width, 2 * half_height, fill=False, linewidth=1.4 if learned else 0.8,
-            edgecolor=_LEARNED if learned else GREY, zorder=3,
-        )
-    )  # fmt: skip
+    scale = Normalize(-limit, limit)
+    ax.imshow(shown, extent=box, cmap="RdBu_r", norm=scale, aspect="auto", interpolation="nearest")
+    corner, width, height = (box[0], box[2]), 2 * half_width, 2 * half_height
+    colour, line = (_LEARNED, 1.4) if learned else (GREY, 0.8)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line, zorder=3))
     ax.text(x, y - half_height - 0.05, caption, **_CAPTION)
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, face: str = _FROZEN) -> None:
     corner = (x - width / 2, y - height / 2)
-    style = "round,pad=0,rounding_size=0.07"
-    ax.add_patch(
-        FancyBboxPatch(corner, width, height, boxstyle=style, facecolor=face, edgecolor=GREY, linewidth=0.9)
-    )
+    look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.07", "edgecolor": GREY, "linewidth": 0.9}
+    ax.add_patch(FancyBboxPatch(corner, width, height, facecolor=face, **look))
     ax.text(x, y, text, ha="center", va="center", fontsize=9)
 
 

@@ -1,7 +1,5 @@
 """Images in, mosaics out: grids, galleries and interpolation rows; nothing is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -17,7 +15,6 @@ def image_grid(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     *,
-    gap: float = 0.08,
     split_after: int | None = None,
     label_size: float = 8.5,
 ) -> Axes:
@@ -35,20 +32,19 @@ def image_grid(
         if len(labels) not in (0, count):
             raise ValueError(f"image_grid got {len(labels)} {side} labels for {count} {side}s")
     height, width = shapes.pop()[:2]
-    gap_pixels = max(1, round(gap * width))
-    extra = [
-        4 * gap_pixels if split_after is not None and column >= split_after else 0
-        for column in range(columns)
-    ]
-    lefts = [column * (width + gap_pixels) + extra[column] for column in range(columns)]
-    tops = [row * (height + gap_pixels) for row in range(len(rows))]
+    gap = max(1, round(0.08 * width))  # in pixels
+    behind = columns if split_after is None else split_after
+    lefts = [column * (width + gap) + 4 * gap * (column >= behind) for column in range(columns)]
+    tops = [row * (height + gap) for row in range(len(rows))]
     mosaic = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, np.uint8)
     for row, top in zip(rows, tops, strict=True):
         for image, left in zip(row, lefts, strict=True):
             if image is not None:
                 mosaic[top : top + height, left : left + width] = image
     ax.imshow(mosaic, interpolation="nearest", aspect="equal")
-    _hide_frame(ax)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     ax.xaxis.tick_top()
     ax.set_xticks([left + (width - 1) / 2 for left in lefts] if column_labels else [], list(column_labels))
     ax.set_yticks([top + (height - 1) / 2 for top in tops] if row_labels else [], list(row_labels))
@@ -57,22 +53,18 @@ def image_grid(
 
 
 def gallery(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    class_names: Mapping[str, Sequence[str]],
-    *,
-    width: float = 7.2,
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Mapping[str, Sequence[str]]
 ) -> Figure:
     """Originals at the left of a gap, their samples at its right, one panel a dataset (the paper's Fig. 3).
 
     `panels[dataset] = (real [row height width 3], samples [row column height width 3])`.
     """
-    columns = min(len(panels), 3)
+    width, columns = 7.2, min(len(panels), 3)
     lines = -(-len(panels) // columns)
     rows, copies = next(iter(panels.values()))[1].shape[:2]
     cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(width, lines * (rows * cell * 1.05 + 0.5)), squeeze=False
-    )
+    height = lines * (rows * cell * 1.05 + 0.5)
+    fig, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
@@ -101,9 +93,3 @@ def interpolation_row(
     ax.xaxis.set_label_position("top")
     ax.set_xlabel("weight of image B's vectors", labelpad=6)
     return ax
-
-
-def _hide_frame(ax: Axes) -> None:
-    ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)

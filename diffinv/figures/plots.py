@@ -1,9 +1,4 @@
-"""Result rows or images in, matplotlib out: the look, the files, and the plots of rows; nothing is computed.
-
-The pictures made of images have their home in `image_grids` and are to be had from here too.
-"""
-
-from __future__ import annotations
+"""Result rows in, plots out; nothing is computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,15 +24,12 @@ def loss_curves(
     """Denoising loss against updates: a line an image, their mean in bold, levels to compare with."""
     losses = np.asarray(losses)
     x = np.arange(1, len(losses) + 1) if updates is None else np.asarray(updates)
-    for column in range(losses.shape[1]):
-        label = names[column] if names else None
-        ax.plot(
-            x, losses[:, column], color=CYCLE[column % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label
-        )
+    for image in range(losses.shape[1]):
+        label = names[image] if names else None
+        ax.plot(x, losses[:, image], color=CYCLE[image % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label)
     ax.plot(x, losses.mean(axis=1), color="black", linewidth=2.2, label="mean of the images")
-    for (name, level), dashes in zip(
-        (levels or {}).items(), ((5, 2), (1.5, 1.5), (6, 2, 1, 2)), strict=False
-    ):
+    patterns = ((5, 2), (1.5, 1.5), (6, 2, 1, 2))
+    for (name, level), dashes in zip((levels or {}).items(), patterns, strict=False):
         ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
     ax.set_xlabel("updates of the vectors")
     ax.set_ylabel("denoising loss")
@@ -69,9 +61,7 @@ def accuracy_curve(
     lowest, highest = bounds or (-np.inf, np.inf)
     for name, (mean, low, high) in (reference or {}).items():
         colour = colours.get(name, "black")
-        ax.axhspan(
-            scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.10, linewidth=0
-        )
+        ax.axhspan(scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.1, linewidth=0)
         ax.axhline(scale * mean, color=colour, linewidth=1.4, dashes=(5, 2), label=name)
     for index, (name, rows) in enumerate(summary.groupby(series, sort=False)):
         rows = rows.sort_values(x)
@@ -92,33 +82,26 @@ def accuracy_curve(
     return ax
 
 
-def bars(
-    ax: Axes,
-    summary: pd.DataFrame,
-    label: str = "condition",
-    *,
-    xlabel: str = "test accuracy (%)",
-    scale: float = 100.0,
-) -> Axes:
-    """Horizontal points with intervals, one row a label, the value written beside it."""
+def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") -> Axes:
+    """Horizontal points with intervals in per cent, one row a condition, the value written beside it."""
     for position, row in enumerate(summary.itertuples(index=False)):
-        name, mean = str(getattr(row, label)), scale * row.mean
+        name, mean = str(row.condition), 100 * row.mean
         colour = COLOURS.get(name, CYCLE[position % len(CYCLE)])
-        error = [[max(0.0, mean - scale * row.low)], [max(0.0, scale * row.high - mean)]]
+        error = [[max(0.0, mean - 100 * row.low)], [max(0.0, 100 * row.high - mean)]]
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
         ax.annotate(
             f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
         )
-    return _name_rows(ax, summary[label], xlabel)
+    return _name_rows(ax, summary["condition"], xlabel)
 
 
-def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str, scale: float = 100.0) -> Axes:
-    """One row an effect with its interval, beside a line at zero; grey where the interval holds zero."""
+def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str) -> Axes:
+    """One row an effect in points with its interval and a line at zero; grey where it holds zero."""
     for position, row in enumerate(effects.itertuples(index=False)):
         colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
-        ax.plot([scale * row.low, scale * row.high], [position] * 2, color=colour, linewidth=1.8)
-        ax.plot(scale * row.difference, position, "o", color=colour)
+        ax.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=1.8)
+        ax.plot(100 * row.difference, position, "o", color=colour)
     ax.axvline(0, color="black", linewidth=0.8)
     return _name_rows(ax, effects[label], xlabel)
 

@@ -1,7 +1,5 @@
 """The look of every figure, its palette, and the files that a figure is saved as."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +24,7 @@ OKABE_ITO = {
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
 }
-
-
 GREY = "#595959"
-
-
 #: One colour a concept, the same in every lesson.
 COLOURS = {
     "real": OKABE_ITO["black"],
@@ -41,14 +35,8 @@ COLOURS = {
     "GAN inversion": OKABE_ITO["purple"],
     "label kept": OKABE_ITO["green"],
 }
-
-
 CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
-
-
 MARKERS = "os^Dv<>"
-
-
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -89,12 +77,7 @@ def use_style() -> None:
 
 
 def save_figure(
-    fig: Figure,
-    name: str,
-    data: pd.DataFrame | None = None,
-    folder: str | Path = "figures",
-    *,
-    dpi: int = 200,
+    fig: Figure, name: str, data: pd.DataFrame | None = None, folder: str | Path = "figures"
 ) -> Path:
     """Write `<name>.png`, `<name>.svg` and, given data, the `<name>.csv` behind them; return the PNG's path.
 
@@ -106,7 +89,7 @@ def save_figure(
     with mpl.rc_context({"svg.hashsalt": name}):
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
-            fig.savefig(buffer, format=suffix, dpi=dpi, metadata=metadata)
+            fig.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
             with write_atomically(folder / f"{name}.{suffix}") as file:
                 file.write(buffer.getvalue())
     if data is not None:

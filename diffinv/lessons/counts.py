@@ -1,7 +1,5 @@
 """How much each notebook does at one scale: images, copies, grids; `profiles` picks the values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion

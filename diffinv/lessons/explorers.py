@@ -20,9 +20,7 @@ def explore(function: Callable[..., Any], **controls: Any) -> Any:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in controls:
         if name not in parameters and not takes_any:
-            raise ValueError(
-                f"there is no argument {name!r} to control: choose from {', '.join(parameters)}."
-            )
+            raise ValueError(f"no argument {name!r} to control: choose from {', '.join(parameters)}.")
     if headless():
         return function(**{name: _first_value(parameters.get(name), c) for name, c in controls.items()})
     import ipywidgets

@@ -253,15 +253,8 @@ PAPER = replace(
         guidance_grid=(1.5, 2, 3),
         autoencoding_grid=(128, 256, 512),
     ),
-    lecf_lesson=LECFLesson(
-        real_per_class=60,
-        images_per_real_grid=(1, 2, 5),
-        search_seeds=2,
-        threshold_grid=(0, 0.3, 0.7),
-        lecf_guidance_scale=7.5,
-        sentence_model="mrm8488/t5-base-finetuned-common_gen",
-    ),
-    retrieval_lesson=RetrievalLesson(real_per_class=60, images_per_real=5, search_seeds=2, pool="cifar100"),
+    lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5), search_seeds=2),
+    retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5, search_seeds=2),
     time_limit_seconds=14 * 24 * 3600,
 )
 

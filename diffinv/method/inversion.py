@@ -1,15 +1,15 @@
 """Stage 1: learn the conditioning vectors of each image under the model's own training loss (section 3.1)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import stream
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -41,20 +41,12 @@ class Inversion:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_tokens", "steps_per_image", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate is {self.learning_rate}: it must be positive, for instance 0.03."
-            )
-        for name in ("weight_decay", "initial_std"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more.")
-        for name, kind in (("initialisation", Initialisation), ("timestep_sampling", TimestepSampling)):
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {known}.")
+        check_fields(
+            self,
+            counts=("num_tokens", "steps_per_image", "batch_size"),
+            at_least={"weight_decay": 0, "initial_std": 0},
+            above_zero=("learning_rate",),
+        )
 
 
 @dataclass(frozen=True, eq=False)

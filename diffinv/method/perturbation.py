@@ -1,15 +1,15 @@
 """From learned vectors to conditioning for sampling: noise, interpolation, the unconditional vector."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import sample_streams, stream
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
@@ -28,16 +28,7 @@ class Perturbation:
     unconditional: Unconditional = "mean"  # what guidance steers away from
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
-            raise ValueError(f"noise_std is {self.noise_std}; choose a finite number of at least 0.")
-        if not 0 <= self.interpolation_weight <= 1:
-            raise ValueError(
-                f"interpolation_weight is {self.interpolation_weight}; choose one between 0 "
-                "(the image itself) and 1 (its partner)."
-            )
-        if self.unconditional not in get_args(Unconditional):
-            names = ", ".join(get_args(Unconditional))
-            raise ValueError(f"unconditional is {self.unconditional!r}; choose one of {names}.")
+        check_fields(self, at_least={"noise_std": 0}, between={"interpolation_weight": (0, 1)})
 
 
 def conditioning_for(

@@ -1,7 +1,6 @@
 """Stage 2: one visible denoising loop over any of diffusers' schedulers, one random stream per image."""
 
 import inspect
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.schedulers import fitting_scheduler
@@ -31,20 +31,8 @@ class Sampling:
     resolution: int | None = None  # side in pixels; None = that of the real images, where there are some
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise ValueError(
-                f"guidance_scale is {self.guidance_scale}; choose a finite number of at least 0 "
-                "(1 = unguided)."
-            )
-        for name in ("num_inference_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose at least 1.")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; choose one between 0 (deterministic) and 1.")
-        if self.resolution is not None and self.resolution < 1:
-            raise ValueError(
-                f"resolution is {self.resolution}; choose at least 1 pixel, or None for the images' own."
-            )
+        counts = ("num_inference_steps", "batch_size", "resolution")
+        check_fields(self, counts=counts, at_least={"guidance_scale": 0}, between={"eta": (0, 1)})
 
 
 @dataclass(frozen=True, eq=False)

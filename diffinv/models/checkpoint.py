@@ -48,16 +48,12 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, or is not a Stable Diffusion that this package can use."""
 
 
-def find_checkpoint(
-    name: str | Path, revision: str | None = None, dtype: torch.dtype = torch.float32
-) -> Path:
+def find_checkpoint(name: str | Path, revision: str | None, dtype: torch.dtype) -> Path:
     """The folder or single file of a checkpoint: "tinysd", a path, or a hub id, downloaded once."""
     if str(name) == "tinysd":
         if not (EMBEDDED / "model_index.json").is_file():
-            raise CheckpointError(
-                f"the embedded checkpoint is missing from {EMBEDDED}: install diffinv again, or make it with "
-                "`diffinv pretrain`."
-            )
+            remedy = "install diffinv again, or make it with `diffinv pretrain`"
+            raise CheckpointError(f"the embedded checkpoint is missing from {EMBEDDED}: {remedy}.")
         return EMBEDDED
     path = Path(name).expanduser()
     if path.suffix in PICKLED:
@@ -71,9 +67,7 @@ def find_checkpoint(
         check_index(str(name), read_index(path))
         _check_weights(str(name), _files(path))
         return path
-    # An owner and a name: anything else can only have been meant as a path.
-    is_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or path.suffix == ".safetensors"
-    if is_path or str(name).count("/") != 1:
+    if not is_hub_id(name):
         raise CheckpointError(
             f"checkpoint {str(name)!r} does not exist: give 'tinysd', a folder in diffusers' layout, a "
             ".safetensors file, or a hub id like 'CompVis/stable-diffusion-v1-4'."
@@ -81,15 +75,19 @@ def find_checkpoint(
     return _download(str(name), revision or PINNED_REVISIONS.get(str(name)), dtype)
 
 
+def is_hub_id(name: str | Path) -> bool:
+    """Whether it is an owner and a name: anything else can only have been meant as a path."""
+    text = str(name)
+    is_path = isinstance(name, Path) or text.startswith((".", "/", "~")) or text.endswith(".safetensors")
+    return not is_path and text.count("/") == 1
+
+
 def read_folder(folder: Path, dtype: torch.dtype) -> Any:
     """The pipeline of a folder in diffusers' layout, in float32 or the dtype of its files."""
+    variant = weights_variant(_files(folder), dtype)
     # Rounded to the dtype asked for once loaded: the files' own and float32 are both exact.
     return diffusers.StableDiffusionPipeline.from_pretrained(
-        folder,
-        variant=weights_variant(_files(folder), dtype),
-        local_files_only=True,
-        use_safetensors=True,
-        **UNUSED,
+        folder, variant=variant, local_files_only=True, use_safetensors=True, **UNUSED
     )
 
 
@@ -106,11 +104,7 @@ def weights_variant(files: Iterable[str], dtype: torch.dtype) -> str | None:
 
 def check_networks(name: str, vae: Any, unet: Any) -> None:
     """Refuse Stable Diffusion variants whose U-Net takes more than latents, a timestep and vectors."""
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise CheckpointError(
-            f"the U-Net of {name!r} takes {unet.config.in_channels} channels but its autoencoder makes "
-            f"{vae.config.latent_channels}: use a text-to-image variant, not inpainting or depth."
-        )
+    check_channels(name, unet.config.in_channels, vae.config.latent_channels)
     if unet.config.addition_embed_type or unet.config.class_embed_type:
         raise CheckpointError(
             f"the U-Net of {name!r} wants more than text as its condition: use a Stable Diffusion 1.x or 2.x "
@@ -118,8 +112,17 @@ def check_networks(name: str, vae: Any, unet: Any) -> None:
         )
 
 
+def check_channels(name: str, taken: int, made: int) -> None:
+    """Refuse a U-Net that takes other channels than its autoencoder makes."""
+    if taken != made:
+        raise CheckpointError(
+            f"the U-Net of {name!r} takes {taken} channels but its autoencoder makes {made}: use a "
+            "text-to-image variant, not inpainting or depth."
+        )
+
+
 @contextmanager
-def readable(name: str) -> Iterator[None]:
+def readable(what: str, remedy: str = "copy or download it again") -> Iterator[None]:
     """Read quietly, and turn what the loaders raise about missing or damaged files into one sentence."""
     try:
         with quiet_loading():
@@ -127,9 +130,7 @@ def readable(name: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {name!r} cannot be read ({first_line(error)}): copy or download it again."
-        ) from error
+        raise CheckpointError(f"{what} cannot be read ({first_line(error)}): {remedy}.") from error
 
 
 @contextmanager
@@ -159,13 +160,9 @@ def first_line(error: Exception) -> str:
 
 def read_index(folder: Path) -> dict:
     """The model_index.json of a checkpoint."""
-    try:
-        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} has no readable model_index.json: give a folder written by "
-            "StableDiffusionPipeline.save_pretrained."
-        ) from error
+    path = folder / "model_index.json"
+    with readable(str(path), "give a folder written by StableDiffusionPipeline.save_pretrained"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def check_index(name: str, index: dict) -> None:
@@ -203,12 +200,9 @@ def _download(name: str, revision: str | None, dtype: torch.dtype) -> Path:
             return folder.parent
         _check_weights(name, files)
         variant = weights_variant(files, dtype)
+        options = {"revision": revision, "variant": variant, "use_safetensors": True, **UNUSED}
         with quiet_loading():
-            return Path(
-                pipeline_class.download(
-                    name, revision=revision, variant=variant, use_safetensors=True, **UNUSED
-                )
-            )
+            return Path(pipeline_class.download(name, **options))
     except CheckpointError:
         raise
     except (OSError, ValueError, HTTPError) as error:
@@ -234,6 +228,4 @@ def _check_weights(name: str, files: Iterable[str]) -> None:
                 f"the {part} of {name!r} has pickled weights only, and unpickling can run any code: convert "
                 "them with save_pretrained(safe_serialization=True)."
             )
-        raise CheckpointError(
-            f"the {part} of {name!r} has no safetensors weights: the checkpoint is incomplete, copy it again."
-        )
+        raise CheckpointError(f"the {part} of {name!r} has no safetensors weights: copy it again, in full.")

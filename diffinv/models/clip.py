@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
@@ -17,9 +16,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
 from diffinv.foundation.networks import best_device, weights_fingerprint
-from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, quiet_loading
+from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, is_hub_id, readable
 
 Features = Float[Tensor, "item feature"]
+Images = UInt8[np.ndarray, "image height width 3"]
 
 
 class FrozenClip:
@@ -47,9 +47,7 @@ class FrozenClip:
         return self.model.config.vision_config.image_size
 
     @torch.no_grad()
-    def image_features(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = 64
-    ) -> Features:
+    def image_features(self, images: Images, *, batch_size: int = 64) -> Features:
         """A vector of length 1 for each image, float32 on the CPU."""
         features = []
         for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):
@@ -60,12 +58,11 @@ class FrozenClip:
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Features:
         """A vector of length 1 for each sentence, float32 on the CPU; long sentences are cut off."""
+        longest = self.model.config.text_config.max_position_embeddings
         inputs = self.tokenizer(
             list(texts),
             padding="max_length",
-            max_length=min(
-                self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings
-            ),
+            max_length=min(self.tokenizer.model_max_length, longest),
             truncation=True,
             return_tensors="pt",
         ).to(self.device)
@@ -73,13 +70,11 @@ class FrozenClip:
         return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
 
     @torch.no_grad()
-    def zero_shot(
-        self, images: UInt8[np.ndarray, "image height width 3"], class_prompts: Sequence[str]
-    ) -> Float[Tensor, "image class"]:
+    def zero_shot(self, images: Images, class_prompts: Sequence[str]) -> Float[Tensor, "image class"]:
         """Probability of each class for each image, given one sentence a class."""
         if len(class_prompts) < 2:
             raise ValueError(
-                f"zero_shot chooses among classes: give at least 2 prompts, not {len(class_prompts)}."
+                f"a choice takes at least 2 prompts, not {len(class_prompts)}: give one a class."
             )
         scale = self.model.logit_scale.exp().cpu()
         similarity = self.image_features(images) @ self.text_features(class_prompts).T
@@ -103,17 +98,9 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     """
     place, tokenizer = _find(name)
     revision = PINNED_REVISIONS.get(str(name), "main")
-    with quiet_loading():
-        try:
-            model = CLIPModel.from_pretrained(
-                place, revision=revision, use_safetensors=True, dtype=torch.float32
-            )
-            words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise CheckpointError(
-                f"CLIP {str(name)!r} cannot be read ({reason}): check the name, or copy the folder again."
-            ) from error
+    with readable(f"CLIP {str(name)!r}", "check the name, or copy the folder again"):
+        model = CLIPModel.from_pretrained(place, revision=revision, use_safetensors=True, dtype=torch.float32)
+        words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
     mean, std = _colour_statistics(place)
     where = device or best_device()
     return FrozenClip(model, words, name=str(name), device=where, image_mean=mean, image_std=std)
@@ -122,9 +109,7 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:
     folder = EMBEDDED if str(name) == "tinysd" else Path(name).expanduser()
     if not folder.is_dir():
-        # An owner and a name: anything else can only have been meant as a folder.
-        is_hub_id = str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
-        if is_hub_id and not isinstance(name, Path):
+        if is_hub_id(name):
             return name, name
         raise CheckpointError(f"CLIP {str(name)!r} does not exist: give 'tinysd', a folder, or a hub id.")
     place = folder / "clip" if (folder / "clip").is_dir() else folder

@@ -30,9 +30,14 @@ from diffinv.models.memory import (
     MemorySettings,
     Workload,
     apply_memory_settings,
-    settings_for_workload,
+    available_memory,
+    memory_need,
+    memory_settings_for,
 )
 from diffinv.models.single_file import read_single_file
+
+Images = UInt8[np.ndarray, "image height width 3"]
+Latents = Float[Tensor, "image latent_channel h w"]
 
 # What, besides the weights, decides what a learned vector means. Only these: a new diffusers release may add
 # configuration keys, and that must not turn an old store into one of "another checkpoint".
@@ -135,8 +140,8 @@ class FrozenDiffusion:
 
     @torch.no_grad()
     def latent_moments(
-        self, images: UInt8[np.ndarray, "image height width 3"], *, batch_size: int = AUTOENCODER_BATCH
-    ) -> tuple[Float[Tensor, "image latent_channel h w"], Float[Tensor, "image latent_channel h w"]]:
+        self, images: Images, *, batch_size: int = AUTOENCODER_BATCH
+    ) -> tuple[Latents, Latents]:
         """Scaled mean and standard deviation of E(x), float32, CPU: `mean + std * noise` is a latent."""
         means, stds = [], []
         for batch in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
@@ -147,9 +152,7 @@ class FrozenDiffusion:
         return torch.cat(means).cpu(), torch.cat(stds).cpu()
 
     @torch.no_grad()
-    def decode(
-        self, latents: Float[Tensor, "image latent_channel h w"], *, batch_size: int = AUTOENCODER_BATCH
-    ) -> UInt8[np.ndarray, "image height width 3"]:
+    def decode(self, latents: Latents, *, batch_size: int = AUTOENCODER_BATCH) -> Images:
         """D(z) as uint8 images, rounded as diffusers' own pipelines do."""
         images = []
         for batch in latents.split(batch_size):
@@ -175,21 +178,11 @@ class FrozenDiffusion:
         mask = inputs.attention_mask.to(self.device) if masked else None
         return self.text_encoder(inputs.input_ids.to(self.device), attention_mask=mask)[0].float().cpu()
 
-    def add_noise(
-        self,
-        latents: Float[Tensor, "image latent_channel h w"],
-        noise: Float[Tensor, "image latent_channel h w"],
-        timesteps: Int[Tensor, " image"],
-    ) -> Float[Tensor, "image latent_channel h w"]:
+    def add_noise(self, latents: Latents, noise: Latents, timesteps: Int[Tensor, " image"]) -> Latents:
         """z_t, the latents with as much noise as each timestep has."""
         return self._noise_schedule.add_noise(latents, noise, timesteps)
 
-    def training_target(
-        self,
-        latents: Float[Tensor, "image latent_channel h w"],
-        noise: Float[Tensor, "image latent_channel h w"],
-        timesteps: Int[Tensor, " image"],
-    ) -> Float[Tensor, "image latent_channel h w"]:
+    def training_target(self, latents: Latents, noise: Latents, timesteps: Int[Tensor, " image"]) -> Latents:
         """What the U-Net was trained to predict: the noise, the velocity or the latents."""
         if self.prediction_type == "v_prediction":
             return self._noise_schedule.get_velocity(latents, noise, timesteps)
@@ -197,10 +190,10 @@ class FrozenDiffusion:
 
     def predict(
         self,
-        noisy: Float[Tensor, "image latent_channel h w"],
+        noisy: Latents,
         timesteps: Shaped[Tensor, "..."],  # one an image or one for all; some schedulers have fractions
         encoder_hidden_states: Float[Tensor, "image token channel"],
-    ) -> Float[Tensor, "image latent_channel h w"]:
+    ) -> Latents:
         """The raw U-Net call, in the network's dtype; differentiable with respect to the vectors."""
         latents, conditioning = noisy.to(self.dtype), encoder_hidden_states.to(self.dtype)
         return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
@@ -249,11 +242,12 @@ def load_diffusion(
     path = find_checkpoint(name, revision, dtype)
     if config is not None and not path.is_file():
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
-    with readable(str(name)):
+    with readable(f"checkpoint {str(name)!r}"):
         pipeline = read_single_file(path, config) if path.is_file() else read_folder(path, dtype)
     check_networks(str(name), pipeline.vae, pipeline.unet)
     if isinstance(memory, Workload):
-        memory = settings_for_workload(memory, [getattr(pipeline, part) for part in NETWORKS], device, dtype)
+        need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
+        memory = memory_settings_for(available_memory(device), need, device)
     return FrozenDiffusion(
         **{part: getattr(pipeline, part) for part in COMPONENTS},
         name=path.name if Path(name).exists() else str(name),

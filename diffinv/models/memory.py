@@ -68,14 +68,6 @@ def memory_settings_for(
     )
 
 
-def settings_for_workload(
-    workload: Workload, networks: Sequence[Any], device: str | torch.device, dtype: torch.dtype
-) -> MemorySettings:
-    """Choose for the autoencoder, U-Net and text encoder given, by what is free on the device now."""
-    need = memory_need(workload, networks, dtype)
-    return memory_settings_for(available_memory(device), need, device)
-
-
 def memory_need(workload: Workload, networks: Sequence[Any], dtype: torch.dtype) -> MemoryNeed:
     """What the workload takes with these networks (autoencoder, U-Net, text encoder) in the dtype."""
     vae, unet, _ = networks

@@ -6,15 +6,16 @@ from typing import Any
 import diffusers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from diffinv.models.checkpoint import (
     PINNED_REVISIONS,
     UNUSED,
     CheckpointError,
+    check_channels,
     check_index,
-    first_line,
     read_index,
+    readable,
 )
 
 # Such a file holds weights only. Every SD 1.x has the configuration of this one; SD 2.x come in two kinds,
@@ -22,8 +23,7 @@ from diffinv.models.checkpoint import (
 SD1_CONFIG = "CompVis/stable-diffusion-v1-4"
 _FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 _AUTOENCODER = "first_stage_model.post_quant_conv.weight"
-_SD1_TEXT_ENCODER = "cond_stage_model.transformer."
-_SD2_TEXT_ENCODER = "cond_stage_model.model."
+_TEXT_ENCODERS = ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.")  # 1.x, 2.x, XL
 
 
 def read_single_file(path: Path, config: str | Path | None) -> Any:
@@ -48,31 +48,17 @@ def _check_header(path: Path) -> bool:
     """Whether the file holds an SD 2.x, by its names and shapes; CheckpointError if neither 1.x nor 2.x."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a .safetensors file: single files of other kinds are not read.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            shapes = {name: file.get_slice(name).get_shape() for name in names & {_FIRST_LAYER, _AUTOENCODER}}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({first_line(error)}): copy or download it again."
-        ) from error
-    is_sd1, is_sd2 = (
-        any(name.startswith(prefix) for name in names) for prefix in (_SD1_TEXT_ENCODER, _SD2_TEXT_ENCODER)
-    )
+    with readable(str(path)), safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        shapes = {name: file.get_slice(name).get_shape() for name in names & {_FIRST_LAYER, _AUTOENCODER}}
+    is_sd1, is_sd2, is_sdxl = (any(name.startswith(prefix) for name in names) for prefix in _TEXT_ENCODERS)
     if len(shapes) < 2 or not (is_sd1 or is_sd2):
-        reason = (
-            "an SDXL" if any(name.startswith("conditioner.") for name in names) else "no whole checkpoint"
-        )
+        reason = "an SDXL" if is_sdxl else "no whole checkpoint"
         raise CheckpointError(
             f"{path} holds {reason} in the original layout: use a Stable Diffusion 1.x or 2.x checkpoint "
             "with its autoencoder and text encoder."
         )
-    taken, made = shapes[_FIRST_LAYER][1], shapes[_AUTOENCODER][0]
-    if taken != made:
-        raise CheckpointError(
-            f"the U-Net of {path} takes {taken} channels but its autoencoder makes {made}: use a "
-            "text-to-image variant, not inpainting or depth."
-        )
+    check_channels(str(path), shapes[_FIRST_LAYER][1], shapes[_AUTOENCODER][0])
     return is_sd2
 
 
@@ -80,13 +66,8 @@ def _config_folder(path: Path, config: str | Path) -> Path:
     folder = Path(config).expanduser()
     if not folder.is_dir():
         try:
-            folder = Path(
-                snapshot_download(
-                    str(config),
-                    revision=PINNED_REVISIONS.get(str(config)),
-                    allow_patterns=["*.json", "*.txt"],
-                )
-            )
+            pinned, small = PINNED_REVISIONS.get(str(config)), ["*.json", "*.txt"]
+            folder = Path(snapshot_download(str(config), revision=pinned, allow_patterns=small))
         except (OSError, ValueError, HTTPError) as error:
             raise CheckpointError(
                 f"{path} holds weights only, and the configuration of {str(config)!r} is neither a folder "

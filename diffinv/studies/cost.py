@@ -1,13 +1,12 @@
 """What synthetic images cost to make, cached or not: seconds and updates, from their own records."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from diffinv.datasets import LabelledImages
 from diffinv.synthesizers.base import Stage
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = (
     "method", "spent once on", "seconds once", "image updates", "samples", "seconds a sample",
@@ -15,7 +14,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def compute_table(made: Mapping[str, LabelledImages | Sequence[LabelledImages]]) -> "pd.DataFrame":
+def compute_table(made: Mapping[str, LabelledImages | Sequence[LabelledImages]]) -> pd.DataFrame:
     """One row a method: what was spent once, the time of a sample, and both together.
 
     Each value is the images of a method, or those of several seeds, whose costs are averaged. Real images
@@ -23,8 +22,6 @@ def compute_table(made: Mapping[str, LabelledImages | Sequence[LabelledImages]])
     it in the cache; what the generator or CLIP cost before anybody used them is not counted. A time that is
     not known is NaN. ValueError for images that do not say what they cost.
     """
-    import pandas as pd
-
     rows = []
     for method, sets in made.items():
         sets = [sets] if isinstance(sets, LabelledImages) else list(sets)

@@ -4,8 +4,8 @@ import json
 import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
 from diffinv.method.inversion import Inversion, inversion_steps
-from diffinv.method.sampling import DenoisingStep, Sampling, denoising_steps, prepare_scheduler
+from diffinv.method.sampling import Sampling, denoising_steps, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import peak_memory, reset_peak_memory
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
@@ -33,9 +33,7 @@ class Measured:
 
     setup_seconds: float
     step_seconds: float
-    peak_bytes: (
-        int | None
-    )  # on a GPU its tensors, on the CPU the process; None where the platform does not tell
+    peak_bytes: int | None  # `models.memory.peak_memory`
 
 
 @dataclass(frozen=True)
@@ -119,31 +117,28 @@ def estimate(
     return Estimate(tuple(stages))
 
 
-def measure_update(
-    diffusion: FrozenDiffusion, images: LabelledImages, settings: Inversion, *, repeats: int = REPEATS
-) -> Measured:
+def measure_update(diffusion: FrozenDiffusion, images: LabelledImages, settings: Inversion) -> Measured:
     """One update of all these images side by side; its setup is their encoding."""
-    settings = replace(settings, steps_per_image=1 + repeats)
+    settings = replace(settings, steps_per_image=1 + REPEATS)
     next(inversion_steps(diffusion, images, settings))  # the first of a process is slower than any other
     return _measure(inversion_steps(diffusion, images, settings), diffusion.device)
 
 
 def measure_denoising(
-    diffusion: FrozenDiffusion, count: int, num_tokens: int, settings: Sampling, *, repeats: int = REPEATS
+    diffusion: FrozenDiffusion, count: int, num_tokens: int, settings: Sampling
 ) -> Measured:
     """One denoising step of so many samples side by side; its setup is their decoding."""
     streams = [stream(0, "estimate", row) for row in range(count)]
     vectors = torch.stack([torch.randn(num_tokens, diffusion.embedding_width, generator=s) for s in streams])
+    latents = torch.empty(0)
 
-    seen: deque[DenoisingStep] = deque(maxlen=1)
-
-    def steps() -> Iterator[DenoisingStep]:
-        for step in islice(denoising_steps(diffusion, vectors, vectors[:1], settings, streams), 1 + repeats):
-            seen.append(step)
-            yield step
+    def steps() -> Iterator[None]:
+        nonlocal latents
+        for step in islice(denoising_steps(diffusion, vectors, vectors[:1], settings, streams), 1 + REPEATS):
+            latents = step.latents
+            yield
 
     denoising = _measure(steps(), diffusion.device)
-    latents = seen.pop().latents
     diffusion.decode(latents[:1])  # the first of a process is slower than any other
     decoding = timed(lambda: diffusion.decode(latents), diffusion.device)
     return replace(denoising, setup_seconds=decoding, peak_bytes=peak_memory(diffusion.device))
@@ -166,13 +161,11 @@ def embedding_bytes(real: LabelledImages, num_tokens: int, embedding_width: int)
 
 def _measure(steps: Iterator[Any], device: torch.device) -> Measured:
     reset_peak_memory(device)
-    first = timed(lambda: next(steps), device)
-    later = []
-    while True:
-        try:
-            later.append(timed(lambda: next(steps), device))
-        except StopIteration:
-            break
+    seconds = []
+    with suppress(StopIteration):
+        while True:
+            seconds.append(timed(lambda: next(steps), device))
+    first, *later = seconds
     step = statistics.median(later) if later else first
     return Measured(max(0.0, first - step), step, peak_memory(device))
 
@@ -207,9 +200,8 @@ def _sampling_stage(
 ) -> StageEstimate:
     count = images_per_real * len(real)
     batch = min(settings.batch_size, SAMPLES_PER_SHARD, count)
-    num_steps = len(
-        prepare_scheduler(diffusion, settings).timesteps
-    )  # some take more than they are asked for
+    # Some schedulers take more steps than they are asked for.
+    num_steps = len(prepare_scheduler(diffusion, settings).timesteps)
     timed_at_once = min(batch, MOST_ON_CPU) if diffusion.device.type == "cpu" else batch
     cost = measure_denoising(diffusion, timed_at_once, num_tokens, settings)
     return StageEstimate(

@@ -1,8 +1,9 @@
-"""A grid of (synthesizer, classifier, seed) as tidy rows, each cell cached, and what the rows add up to."""
+"""Classifiers trained on a grid of (synthesizer, settings, seed), or on given sets: tidy rows, all cached."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ COLUMNS = (
     "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
     "real_per_class", "with_real", "optimiser_steps", "wall_seconds",
 )  # fmt: skip
+LEAST_SEEDS = 3  # of an accuracy score: with fewer, an interval says nothing
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,58 @@ def run_study(
     # differs from upstream: a subset of the real images gets only the samples made from it.
     """
     _check(conditions, train, test, seeds)
-    folder = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / "studies"
+    folder = _cache_of("studies", cache_dir)
     cells = [(condition, seed) for condition in conditions for seed in seeds]
     rows = []
     for condition, seed in progress_bar(cells, total=len(cells), desc="study", enabled=progress):
         path = folder / f"{_cell_key(condition, train, test, seed)}.json"
-        cell = read_cached_json(path)
-        if cell is None:
-            cell = _compute_cell(condition, train, test, seed)
-            write_json(path, cell)
-        names = {"condition": condition.name, "dataset": dataset}
-        rows.append({**names, **cell, **condition.axes})
+        cell = _cached(path, partial(_compute_cell, condition, train, test, seed))
+        rows.append({"condition": condition.name, "dataset": dataset, **cell, **condition.axes})
     axes = list(dict.fromkeys(axis for condition in conditions for axis in condition.axes))
     return pd.DataFrame(rows, columns=[*COLUMNS, *axes])
+
+
+def accuracy_scores(
+    sets: Mapping[str, LabelledImages],
+    *,
+    test: LabelledImages,
+    training: Training,
+    seeds: Sequence[int] = (0, 1, 2),
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The classification accuracy score (Ravuri and Vinyals 2019): train on a set, test on real images.
+
+    One row for each set and seed, as `summarise` and `paired_difference` take them: condition, seed, accuracy
+    on `test`, and by_class, nan without an image. ValueError for fewer than 3 different seeds.
+    """
+    if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
+        raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
+    folder = _cache_of("accuracy_scores", cache_dir)
+    cells = [(name, seed) for name in sets for seed in seeds]
+    rows = []
+    for name, seed in progress_bar(cells, total=len(cells), desc="classifiers", enabled=progress):
+        path = folder / f"{content_key(sets[name].fingerprint, test.fingerprint, training, seed)}.json"
+        cell = _cached(path, partial(_score, sets[name], test, training, seed))
+        rows.append({"condition": name, "seed": seed, **cell})
+    return pd.DataFrame(rows)
+
+
+def _cache_of(kind: str, cache_dir: str | Path | None) -> Path:
+    return (default_cache_dir() if cache_dir is None else Path(cache_dir)) / kind
+
+
+def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    cell = read_cached_json(path)
+    if cell is None:
+        cell = compute()
+        write_json(path, cell)
+    return cell
+
+
+def _score(images: LabelledImages, test: LabelledImages, training: Training, seed: int) -> dict[str, Any]:
+    classifier = train_classifier(images, training, seed=seed)
+    return {"accuracy": classifier.accuracy(test), "by_class": classifier.per_class_accuracy(test)}
 
 
 def _compute_cell(
@@ -117,13 +158,15 @@ def _check(
     steps = {condition.training.optimiser_steps for condition in conditions}
     if len(steps) > 1:
         found = ", ".join(str(number) for number in sorted(steps))
-        raise ValueError(
-            f"the conditions train for {found} optimiser_steps: give all of them the same number."
-        )
-    if train.resolution != test.resolution:
-        sides = f"{train.resolution} px to train on and {test.resolution} px to test on"
-        raise ValueError(f"the images have {sides}: resize one of the sets.")
-    if train.class_names != test.class_names:
-        raise ValueError(
-            "the images to train and to test on have different classes: give both the same ones."
-        )
+        raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
+    check_alike(training=train, test=test)
+
+
+def check_alike(**sets: LabelledImages) -> None:
+    """ValueError unless the two sets, given by what they are for, have the same classes and resolution."""
+    (one, first), (other, second) = sets.items()
+    if first.class_names != second.class_names:
+        raise ValueError(f"the {one} and the {other} images have different classes: give both the same.")
+    if first.resolution != second.resolution:
+        sides = f"{first.resolution} px and the {other} ones {second.resolution} px"
+        raise ValueError(f"the {one} images have {sides}: resize one of the sets.")

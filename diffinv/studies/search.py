@@ -1,7 +1,5 @@
 """Choose every method's settings on the validation split, with the same effort for each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,12 +1,13 @@
 """Real images through the autoencoder and back: what every sample of the generator loses (table 1)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import sample_streams
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import check_request, describe_model, synthesize
@@ -27,11 +28,7 @@ class Autoencode:
     batch_size: int = 64  # changes the speed, not the images
 
     def __post_init__(self) -> None:
-        if self.posterior not in get_args(Posterior):
-            known = ", ".join(get_args(Posterior))
-            raise ValueError(f"posterior is {self.posterior!r}: choose one of {known}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}: choose at least 1.")
+        check_fields(self, counts=("batch_size",))
         if self.resolution is not None:
             self._check_resolution(self.resolution)
 

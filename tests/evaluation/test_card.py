@@ -18,7 +18,7 @@ from diffinv.evaluation.card import card_record, card_text, evaluation_card
 from diffinv.evaluation.page import evaluation_page, write_page
 from diffinv.metrics.distances import diversity, frechet_distance
 from diffinv.metrics.manifolds import manifolds
-from diffinv.studies.accuracy_score import accuracy_scores
+from diffinv.studies.grid import accuracy_scores
 
 SHARES = ["precision", "recall", "density", "coverage"]
 TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=3, batch_size=8, warmup_steps=1)
@@ -179,7 +179,7 @@ def test_a_training_is_done_once_and_again_if_its_record_is_damaged(
         trained.append(more["seed"])
         return train_classifier(*arguments, **more)
 
-    monkeypatch.setattr("diffinv.studies.accuracy_score.train_classifier", counted)
+    monkeypatch.setattr("diffinv.studies.grid.train_classifier", counted)
     pd.testing.assert_frame_equal(accuracy_scores({"a": synthetic}, **options), first)
     assert trained == []
     next((tmp_path / "accuracy_scores").iterdir()).write_text("{")

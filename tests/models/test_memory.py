@@ -128,7 +128,7 @@ def test_counting_leaves_no_gradient_behind(tiny_diffusion):
 def test_a_workload_is_given_what_this_machine_needs(tiny_checkpoint, monkeypatch):
     work = Workload(resolution=32, batch_size=4)
     assert load_diffusion(tiny_checkpoint, device="cpu", memory=work).memory == MemorySettings()
-    monkeypatch.setattr("diffinv.models.memory.available_memory", lambda device: 10**6)
+    monkeypatch.setattr("diffinv.models.diffusion.available_memory", lambda device: 10**6)
     memory = load_diffusion(tiny_checkpoint, device="cpu", memory=work).memory
     assert memory.gradient_checkpointing and not memory.cpu_offload
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from diffinv.figures.pretraining import channel_pictures, matrix, training_curves
 from diffinv.foundation.randomness import stream
 from diffinv.method.sampling import Sampling, sample
 from diffinv.models.checkpoint import EMBEDDED
 from diffinv.models.clip import load_clip
 from diffinv.models.diffusion import load_diffusion
 from diffinv.synthesizers.retrieval.pools import embedded_pool
+from diffinv.tinysd.card.figures import channel_pictures, matrix, training_curves
 from diffinv.tinysd.card.records import card_figures, loss_by_timestep, read_logs
 from diffinv.tinysd.corpus import miniature_corpus
 from diffinv.tinysd.corpus.captions import Corpus, caption, colour_in, draw_colour_pair

@@ -1,9 +1,8 @@
 """Codes that reproduce each real image, found by gradient descent through a frozen GAN."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import provenance
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import stream
 from diffinv.method.cached import InversionCache, groups_of, learn_missing
 from diffinv.method.inversion import InversionDiverged, InversionStep
@@ -41,17 +41,12 @@ class LatentInversion:
     batch_size: int = 64  # images optimised side by side
 
     def __post_init__(self) -> None:
-        for name in ("steps_per_image", "candidates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose at least 1.")
-        if not (0 < self.learning_rate < math.inf):
-            raise ValueError(f"learning_rate is {self.learning_rate}: choose a number above 0, such as 0.05.")
-        for name in ("feature_weight", "prior_weight"):
-            if not (0 <= getattr(self, name) < math.inf):
-                raise ValueError(f"{name} is {getattr(self, name)}: choose 0 or more.")
-        if self.space not in get_args(Space):
-            known = ", ".join(get_args(Space))
-            raise ValueError(f"space is {self.space!r}: choose one of {known}.")
+        check_fields(
+            self,
+            counts=("steps_per_image", "candidates", "batch_size"),
+            at_least={"feature_weight": 0, "prior_weight": 0},
+            above_zero=("learning_rate",),
+        )
 
 
 def latent_inversion_steps(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device
 from diffinv.foundation.randomness import numpy_stream, stream
 from diffinv.metrics.distances import diversity
@@ -53,23 +54,15 @@ class GANTraining:
     diversity_weight: float = 2.0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("optimiser_steps", 1),
-            ("discriminator_updates", 1),
-            ("batch_size", 2),
-            ("latent_dim", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose at least {least}.")
+        check_fields(
+            self,
+            counts=("optimiser_steps", "discriminator_updates", "latent_dim"),
+            at_least={"batch_size": 2, "diversity_weight": 0},
+            above_zero=("generator_learning_rate", "discriminator_learning_rate"),
+            below_one=("ema_decay",),
+        )
         if self.channels < 4 or self.channels % 4:
             raise ValueError(f"channels is {self.channels}: choose a multiple of 4.")
-        for name in ("generator_learning_rate", "discriminator_learning_rate"):
-            if not (0 < getattr(self, name) < math.inf):
-                raise ValueError(f"{name} is {getattr(self, name)}: choose a number above 0, such as 4e-4.")
-        if not (0 <= self.diversity_weight < math.inf):
-            raise ValueError(f"diversity_weight is {self.diversity_weight}: choose 0 or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}: choose a number from 0 to below 1.")
 
 
 class GANState:

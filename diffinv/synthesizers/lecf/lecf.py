@@ -18,6 +18,7 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import read_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import to_square
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import stream
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
@@ -65,15 +66,12 @@ class LECF:
     max_draws_factor: float = 4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; choose a probability, 0 to 1.")
+        numbers = ("sentences_per_class", "max_draws_factor")
+        check_fields(self, counts=numbers, between={"threshold": (0, 1)})
         if self.class_prompt.count("{}") != 1:
             raise ValueError(
                 f"class_prompt is {self.class_prompt!r}; write {{}} once, where the class name belongs."
             )
-        for name in ("sentences_per_class", "max_draws_factor"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose at least 1.")
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Draw and filter, or find in the cache; a sample's `source` is the image that it stands in for."""

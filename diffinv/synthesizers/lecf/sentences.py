@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device, weights_fingerprint
 from diffinv.foundation.randomness import numpy_stream, stream
 from diffinv.models.checkpoint import CheckpointError, first_line, quiet_loading
@@ -102,11 +103,8 @@ class WordToSentence:
     device: str | None = None  # None = the fastest one found
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; choose a number above 0.")
-        for field in ("top_k", "max_new_tokens", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; choose at least 1.")
+        counts = ("top_k", "max_new_tokens", "batch_size")
+        check_fields(self, counts=counts, above_zero=("temperature",))
 
     def __call__(self, class_name: str, count: int, seed: int) -> list[str]:
         numbers = iter(range(count))

@@ -1,10 +1,11 @@
 """A switch for each of upstream's behaviours, the preset of all of them, and a table of the differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from diffinv.classifiers.training import Training
+from diffinv.foundation.checks import check_fields
 from diffinv.method.inversion import Inversion
 from diffinv.method.perturbation import Perturbation
 from diffinv.method.sampling import Sampling
@@ -34,12 +35,7 @@ class Switches:
     group_size: int = 100  # consecutive images that share a table; without effect while no switch is set
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            known, value = get_args(each.type), getattr(self, each.name)
-            if known and value not in known:
-                raise ValueError(f"{each.name} is {value!r}: choose one of {', '.join(known)}.")
-        if self.group_size < 1:
-            raise ValueError(f"group_size is {self.group_size}: it must be at least 1.")
+        check_fields(self, counts=("group_size",))
 
     def reported(self, looks: Sequence[float]) -> float:
         """The accuracy that is reported, of those at every look at the test set while a classifier trains."""

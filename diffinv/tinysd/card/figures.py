@@ -26,7 +26,7 @@ STAGES = {
 _SOURCES = (OKABE_ITO["blue"], OKABE_ITO["vermillion"])
 
 
-def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> Figure:
+def training_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss against samples seen, both on a log axis: a panel a stage, a line a training.
 
     `logs[name]` has the columns stage, samples, loss. Losses of different stages are different things.
@@ -35,7 +35,7 @@ def training_curves(logs: Mapping[str, pd.DataFrame], *, width: float = 7.2) -> 
     stages = [*(stage for stage in STAGES if stage in every), *(s for s in every if s not in STAGES)]
     columns = len(stages) if len(stages) < 5 else 3
     lines = -(-len(stages) // columns)
-    fig, axes = plt.subplots(lines, columns, figsize=(width, 2.4 * lines + 0.3), squeeze=False)
+    fig, axes = plt.subplots(lines, columns, figsize=(7.2, 2.4 * lines + 0.3), squeeze=False)
     for ax in axes.flat[len(stages) :]:
         ax.set_axis_off()
     for ax, stage in zip(axes.flat, stages, strict=False):
@@ -107,7 +107,6 @@ def matrix(
     *,
     xlabel: str,
     ylabel: str,
-    form: str = "{:.0f}",
 ) -> Axes:
     """Numbers as a shaded table, dark for high; blank where a number is exactly zero."""
     image = ax.imshow(values, cmap="Blues", aspect="equal")
@@ -115,7 +114,7 @@ def matrix(
     for (row, column), value in np.ndenumerate(values):
         if value != 0:
             colour = "white" if value > middle else "black"
-            ax.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=7.5)
+            ax.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7.5)
     image.set_clim(min(0.0, float(values.min())), float(values.max()))
     ax.set_xticks(range(len(column_labels)), column_labels, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(row_labels)), row_labels)
