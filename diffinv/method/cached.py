@@ -69,24 +69,14 @@ def inversion_path(
     if not updates or min(updates) < 1:
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
-    records = {after: inversion_record(diffusion, real, stop) for after, stop in stops.items()}
-    # The batch size is no part of the key: it does not change the vectors.
-    caches = {
-        after: InversionCache(
-            "inversion",
-            (
-                RECIPE,
-                diffusion.fingerprint,
-                str(diffusion.dtype),
-                replace(stop, batch_size=1),
-                real.resolution,
-            ),
-            cache_dir,
-        )
-        for after, stop in stops.items()
-    }
-    keys = _image_keys(real, settings)
     longest = stops[max(stops)]
+    records = {after: inversion_record(diffusion, real, stop) for after, stop in stops.items()}
+    caches, model = {}, (RECIPE, diffusion.fingerprint, str(diffusion.dtype))
+    for after, stop in stops.items():
+        # The batch size is no part of the key: it does not change the vectors.
+        recipe = (*model, replace(stop, batch_size=1), real.resolution)
+        caches[after] = InversionCache("inversion", recipe, cache_dir)
+    keys = _image_keys(real, settings)
     learn_missing(
         caches,
         real,
@@ -153,14 +143,10 @@ class InversionCache:
     ) -> None:
         """Keep the vectors of one group, and the time that learning them took."""
         path = self.folder / f"{content_key(list(keys))}.safetensors"
+        tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
         header = {"keys": list(keys), "provenance": record, "seconds": seconds}
         with write_atomically(path) as file:
-            file.write(
-                save(
-                    {"embeddings": embeddings.cpu(), "losses": losses.cpu()},
-                    metadata={name: json.dumps(value) for name, value in header.items()},
-                )
-            )
+            file.write(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
         self._register(path, keys, seconds)
 
     def store(self, real: LabelledImages, keys: Sequence[str], record: dict[str, Any]) -> EmbeddingStore:

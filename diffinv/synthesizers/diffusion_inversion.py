@@ -77,7 +77,14 @@ class DiffusionInversion:
         if self.perturbation.interpolation_weight > 0:
             labels = np.asarray(originals.labels)
             require_partners(labels, labels, originals.class_names)
-        store, stages = self._vectors(real)
+        if self.store is None:
+            assert real is not None, "refused above"
+            resized = real.resize(self.sampling.resolution or real.resolution)
+            store = invert(self.diffusion, resized, self.inversion)
+            updates = self.inversion.steps_per_image * len(real)
+            stages = [Stage("inversion", store.provenance["learning_seconds"], updates)]
+        else:
+            store, stages = self.store if real is None else self.store.of(real.ids), []
         sampling = replace(self.sampling, resolution=store.resolution)
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
@@ -92,10 +99,8 @@ class DiffusionInversion:
                 sample_streams(seed, "sample", store.ids, sources, copies),
             )
 
-        description = self.describe()
-        return synthesize(
-            originals, draw, description, images_per_real=images_per_real, seed=seed, stages=stages
-        )
+        request = {"images_per_real": images_per_real, "seed": seed}
+        return synthesize(originals, draw, self.describe(), **request, stages=stages)
 
     def describe(self) -> dict[str, Any]:
         learned = (
@@ -110,13 +115,3 @@ class DiffusionInversion:
             "perturbation": describe_settings(self.perturbation),
             "sampling": describe_settings(self.sampling),
         }
-
-    def _vectors(self, real: LabelledImages | None) -> tuple[EmbeddingStore, list[Stage]]:
-        if self.store is not None:
-            return (self.store if real is None else self.store.of(real.ids)), []
-        assert real is not None, "either a store or real images were asked for"
-        store = invert(
-            self.diffusion, real.resize(self.sampling.resolution or real.resolution), self.inversion
-        )
-        updates = self.inversion.steps_per_image * len(real)
-        return store, [Stage("inversion", store.provenance["learning_seconds"], updates)]

@@ -9,6 +9,7 @@ import pytest
 
 from diffinv import (
     DiffusionInversion,
+    EmbeddingStore,
     Inversion,
     LabelledImages,
     Perturbation,
@@ -16,6 +17,7 @@ from diffinv import (
     Real,
     Sampling,
     Synthesizer,
+    invert,
 )
 from diffinv.synthesizers import base
 
@@ -216,3 +218,38 @@ def test_what_cannot_be_used_is_refused_before_any_work(tiny_diffusion, toy_imag
     assert list(fresh_cache.iterdir()) == []
     without = inversion_of(tiny_diffusion, perturbation=Perturbation(interpolation_weight=0))
     assert len(without(single, images_per_real=1, seed=0)) == 3
+
+
+def test_stage_two_alone_draws_the_samples_of_the_whole_method(
+    tiny_diffusion, toy_images, monkeypatch, tmp_path, fresh_cache
+):
+    whole = inversion_of(tiny_diffusion)(toy_images, images_per_real=3, seed=1)
+    store = invert(tiny_diffusion, toy_images, FAST["inversion"])
+    store.save(tmp_path / "store")
+    loaded = EmbeddingStore.load(tmp_path / "store")
+    alone = DiffusionInversion.from_store(tiny_diffusion, loaded, sampling=FAST["sampling"])
+    drawn = count_draws(monkeypatch)
+    synthetic = alone(images_per_real=3, seed=1)
+    assert np.array_equal(synthetic.images, whole.images) and synthetic.ids == whole.ids
+    assert synthetic.sources == whole.sources and np.array_equal(synthetic.labels, whole.labels)
+    assert sum(drawn) == len(synthetic)
+    # It goes through the cache as every synthesizer does, and beside real images takes their vectors alone.
+    assert np.array_equal(alone(images_per_real=3, seed=1).images, synthetic.images)
+    assert sum(drawn) == len(synthetic)
+    few = toy_images.per_class(2, seed=0)
+    of_few = alone(few, images_per_real=1, seed=1)
+    expected = inversion_of(tiny_diffusion)(few, images_per_real=1, seed=1)
+    assert close(of_few.images, expected.images) and of_few.sources == few.ids
+
+
+def test_what_stage_two_alone_cannot_do_is_refused(tiny_diffusion, v_prediction_diffusion, toy_images):
+    store = invert(tiny_diffusion, toy_images.subset(range(12)), FAST["inversion"])
+    with pytest.raises(ValueError, match="whose weights are not those of"):
+        DiffusionInversion.from_store(v_prediction_diffusion, store)
+    alone = DiffusionInversion.from_store(tiny_diffusion, store)
+    with pytest.raises(ValueError, match="no vectors of 6 of 18 images, 'train/cross/0000' for one"):
+        alone(toy_images)
+    with pytest.raises(ValueError, match="images_per_real is 0"):
+        alone(images_per_real=0)
+    with pytest.raises(ValueError, match="no real images to invert"):
+        inversion_of(tiny_diffusion)()
