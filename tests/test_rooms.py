@@ -1,6 +1,7 @@
-"""The rooms of the package: which imports which, and what is public (docs: the map in the README)."""
+"""The rooms of the package: which imports which, what the README says of them, and what is public."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -56,6 +57,11 @@ def test_every_room_has_its_place_on_the_stair():
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert rooms == {*STAIR, FACTORY}
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+def test_the_readme_has_a_map_of_the_rooms_from_the_roof_down():
+    text = (PACKAGE.parent / "README.md").read_text().split("## The rooms of the package")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)/`", text, re.M) == [*STAIR, FACTORY]
 
 
 def test_no_import_runs_up_the_stair():
