@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     HTTPError,  # of whichever HTTP library the hub client uses
@@ -22,16 +21,8 @@ from diffinv.datasets.catalogue import DatasetCard, HubSource
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.datasets.parquet import Columns, Shard, find_columns, read_images, read_labels, shorter_sides
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
-from diffinv.datasets.shards import (
-    Columns,
-    Shards,
-    check_columns,
-    find_columns,
-    read_images,
-    read_labels,
-    shorter_sides,
-)
 
 VALIDATION_SHARE = 0.1  # of every class of train, in a folder without validation files
 MEASURED_IMAGES = 1000  # from which a folder's resolution follows
@@ -44,13 +35,9 @@ def load_hub(name: str, card: DatasetCard, source: HubSource, request: Request) 
     split. DatasetError if a file is neither in the cache nor to be had.
     """
     part = source.parts[request.split]
-    columns = Columns(source.image_column, source.label_column, card.class_names)
-    by_split: dict[str, list[Path]] = {}
-    for file in part.files:
-        by_split.setdefault(_split_of(Path(file)) or request.split, []).append(_fetch(name, source, file))
     return _read(
-        [Shards(published, tuple(paths)) for published, paths in by_split.items()],
-        columns,
+        [Shard(_split_of(Path(file)) or request.split, _fetch(name, source, file)) for file in part.files],
+        Columns(source.image_column, source.label_column, card.class_names),
         request,
         resolution=request.resolution or card.resolution,
         share=(part.start, part.end),
@@ -90,11 +77,11 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
     share = (0.0, 1.0)
     if carves and published == "train":
         share = (VALIDATION_SHARE, 1.0) if request.split == "train" else (0.0, VALIDATION_SHARE)
-    train = Shards("train", tuple(files["train"]))
-    columns = find_columns(train.paths[0])
+    train = files["train"]
+    columns = find_columns(train[0])
     resolution = request.resolution or natural_resolution(shorter_sides(train, columns, MEASURED_IMAGES))
     return _read(
-        [Shards(published, tuple(files[published]))],
+        [Shard(published, path) for path in files[published]],
         columns,
         request,
         resolution=resolution,
@@ -117,7 +104,7 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
 
 
 def _read(
-    shards: Sequence[Shards],
+    shards: Sequence[Shard],
     columns: Columns,
     request: Request,
     *,
@@ -125,28 +112,13 @@ def _read(
     share: tuple[float, float],
     provenance: dict[str, Any],
 ) -> LabelledImages:
-    for path in (path for shard in shards for path in shard.paths):
-        check_columns(path, columns)
-    by_shard = [read_labels(shard, columns) for shard in shards]
-    labels = np.concatenate(by_shard)
-    # The published split and row: unique in the whole dataset, whichever part of it is asked for.
-    ids = [
-        f"{shard.split}/{row:05d}"
-        for shard, rows in zip(shards, by_shard, strict=True)
-        for row in range(len(rows))
-    ]
+    ids, labels = read_labels(shards, columns)
     chosen = share_of_classes(ids, labels, *share)
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
-    images = np.empty((len(chosen), resolution, resolution, 3), np.uint8)
-    first = 0
-    for shard, rows in zip(shards, by_shard, strict=True):
-        begin, end = np.searchsorted(chosen, [first, first + len(rows)])
-        read_images(shard, columns, chosen[begin:end] - first, images[begin:end])
-        first += len(rows)
     return LabelledImages(
-        images=images,
+        images=read_images([shard.path for shard in shards], columns, chosen, resolution),
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),
