@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from diffinv.artefacts.keys import default_cache_dir
@@ -35,8 +34,7 @@ def load_medmnist(name: str, card: DatasetCard, source: NpzSource, *, split: str
         _download(name, source, path)
     elif pooch.file_hash(path, alg="md5") != source.md5:
         raise DatasetError(f"{path} is not the published file (its MD5 checksum differs): delete it.")
-    provenance = {"dataset": name, "split": split, "source": source.url, "licence": card.licence}
-    return _read(path, split, card, provenance)
+    return _read(path, split, card, {"dataset": name, "source": source.url})
 
 
 def load_npz(path: Path, *, split: str) -> LabelledImages:
@@ -50,7 +48,7 @@ def load_npz(path: Path, *, split: str) -> LabelledImages:
     if card is None or not isinstance(card.source, NpzSource):
         known = ", ".join(key for key, value in CATALOGUE.items() if isinstance(value.source, NpzSource))
         raise DatasetError(f"the classes of {path} are not known: let its name begin with one of {known}.")
-    return _read(path, split, card, {"dataset": str(path), "split": split, "licence": card.licence})
+    return _read(path, split, card, {"dataset": str(path)})
 
 
 def _read(path: Path, split: str, card: DatasetCard, provenance: dict[str, str]) -> LabelledImages:
@@ -66,16 +64,12 @@ def _read(path: Path, split: str, card: DatasetCard, provenance: dict[str, str])
     if labels.shape != (len(images), 1) or labels.dtype.kind not in "iu":
         raise DatasetError(f"the labels in {path} are not one whole number an image: get it again.")
     return LabelledImages(
-        images=_to_rgb(images),
+        images=images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3),
         labels=labels[:, 0].astype(np.int64),
         class_names=card.class_names,
         ids=tuple(f"{split}/{row:05d}" for row in range(len(images))),
-        provenance=provenance,
+        provenance={**provenance, "split": split, "licence": card.licence},
     )
-
-
-def _to_rgb(images: np.ndarray) -> UInt8[np.ndarray, "image height width 3"]:
-    return np.repeat(images[..., None], 3, axis=3) if images.ndim == 3 else images
 
 
 class _LinesInALog(tqdm):
@@ -88,10 +82,9 @@ class _LinesInALog(tqdm):
 def _download(name: str, source: NpzSource, path: Path) -> None:
     from requests import RequestException  # takes 0.2 s to import, and hardly ever is anything to be fetched
 
-    bar: tqdm | bool = True
-    if headless():  # as `progress` does it, since pooch's own bar would stay at 0 %
-        rhythm = {"mininterval": 10, "delay": 10, "ascii": True, "unit": "B", "unit_scale": True}
-        bar = _LinesInALog(desc=name, total=1, file=sys.stdout, **rhythm)
+    # As `progress` does it where nobody watches: there, pooch's own bar would stay at 0 %.
+    rhythm = {"mininterval": 10, "delay": 10, "ascii": True, "unit": "B", "unit_scale": True}
+    bar = _LinesInALog(desc=name, total=1, file=sys.stdout, **rhythm) if headless() else True
     fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_SECONDS)
     with write_atomically(path) as file:
         try:
