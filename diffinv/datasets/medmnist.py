@@ -74,9 +74,8 @@ def _read(path: Path, split: str, card: DatasetCard, provenance: dict[str, str])
 
 class _LinesInALog(tqdm):
     def reset(self, total: float | None = None) -> None:
-        self.n = (
-            0  # pooch, which counted in chunks, adds the whole length next: nothing is to be shown before
-        )
+        # At the end pooch, which has counted in chunks, starts again to add the whole length: without a line.
+        self.n = 0
 
 
 def _download(name: str, source: NpzSource, path: Path) -> None:
