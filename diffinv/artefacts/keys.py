@@ -4,22 +4,18 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 
 
 def default_cache_dir() -> Path:
     """The folder of cached artefacts: `$DIFFINV_CACHE`, or `diffinv` in the platform's cache folder."""
     if chosen := os.environ.get("DIFFINV_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "diffinv"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diffinv" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffinv"
+    return user_cache_path("diffinv", appauthor=False)
 
 
 def content_key(*parts: Any) -> str:

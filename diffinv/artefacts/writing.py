@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,14 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import BaseFileLock, FileLock
 
 from diffinv.artefacts.keys import content_key
-from diffinv.artefacts.staging import claimed, sibling
 
 PROVENANCE_FILE = "provenance.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Files that a desktop drops into any folder that it shows; nobody misses them.
 _DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_STAGED = re.compile(r"(\.diffinv-[0-9a-f]{12})\.(tmp|lock)")
 
 
 class ArtefactError(RuntimeError):
@@ -39,23 +42,13 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     if mode not in ("wb", "w"):
         raise ValueError(f'write_atomically takes the mode "wb" or "w", not {mode!r}.')
     path = Path(path)
-    temporary = sibling(path)
     encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(temporary, Path.touch):
-            with open(temporary, mode, encoding=encoding, newline=newline) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except OSError as error:
-        if not _concerns_writing(error, path, temporary):
-            raise
-        raise _cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):  # the error that brought us here says more than this one would
-            temporary.unlink(missing_ok=True)
+    with _staging(path) as temporary:
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 @contextmanager
@@ -68,26 +61,18 @@ def write_folder_atomically(folder: str | Path, record: dict[str, Any]) -> Itera
     """
     folder = Path(folder).absolute()
     _check_replaceable(folder)
-    staging = sibling(folder)
-    new, old = staging / "new", staging / "old"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(staging, Path.mkdir):
-            new.mkdir()
+    with _staging(folder) as staging:
+        new, old = staging / "new", staging / "old"
+        new.mkdir(parents=True)
+        try:
             yield new
             write_json(new / PROVENANCE_FILE, {**record, "file_names": _file_names_key(new)})
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
-    except (OSError, ArtefactError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or not _concerns_writing(cause, folder, staging):
-            raise
-        raise _cannot_write(folder, cause) from cause
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(staging, ignore_errors=True)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
 
 
 def is_untouched(folder: str | Path) -> bool:
@@ -147,6 +132,66 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON: turn it into plain values first.")
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """Yield a new name beside `path`, for the file or folder that is to take its place.
+
+    What is left under that name goes when the block ends or, where the process is killed, with the next write
+    to the same folder. ArtefactError if the place of `path` cannot be written or the disk is full.
+    """
+    # In the same folder, since a rename across file systems is not atomic; short, since names have a limit.
+    temporary = path.with_name(f".diffinv-{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        lock = _lock_on(temporary)
+        with suppress(OSError):  # a disk without locks is one where nothing is swept
+            lock.acquire(timeout=1)
+        try:
+            yield temporary
+        finally:
+            _remove(temporary, lock)
+    except OSError as error:
+        if not _concerns_writing(error, path, temporary):
+            raise
+        raise _cannot_write(path, error) from error
+    except ArtefactError as error:
+        # The caller of a write to what is staged knows it by the name that it is to take.
+        if not isinstance(error.__cause__, OSError) or str(temporary) not in str(error):
+            raise
+        raise _cannot_write(path, error.__cause__) from error.__cause__
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left of their writes to this folder; never raises OSError."""
+    with suppress(OSError):  # a place that cannot be listed can still be written to
+        for name in {match[1] for match in map(_STAGED.fullmatch, os.listdir(folder)) if match}:
+            temporary = folder / f"{name}.tmp"
+            lock = _lock_on(temporary)
+            with suppress(OSError):  # its process lives, or it is not ours to remove
+                lock.acquire(blocking=False)
+                _remove(temporary, lock)
+
+
+def _lock_on(temporary: Path) -> BaseFileLock:
+    # A lock ends with its process however that dies; the process's number, which a soft lock goes by, would
+    # say nothing on a disk that several machines share. Whoever writes to a shared folder may sweep it.
+    return FileLock(temporary.with_suffix(".lock"), mode=0o666, fallback_to_soft=False)
+
+
+def _remove(temporary: Path, lock: BaseFileLock) -> None:
+    """Remove what is staged and then its lock, which is held until both are gone."""
+    with suppress(OSError):  # an error that brought us here says more than this one would
+        if temporary.is_file():
+            temporary.unlink()
+        # Both are there while a folder is replaced: the old one may then be the only copy.
+        elif not ((temporary / "new").exists() and (temporary / "old").exists()):
+            shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _concerns_writing(error: OSError, path: Path, temporary: Path) -> bool:

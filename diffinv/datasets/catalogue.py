@@ -1,7 +1,8 @@
 """The paper's datasets by name: where each lies, its classes in words, its splits, statistics and licence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from diffinv.datasets.decoding import DatasetError
 
@@ -16,7 +17,7 @@ class Part:
     image.
     """
 
-    files: tuple[str, ...]
+    files: Sequence[str | Path]
     start: float = 0.0
     end: float = 1.0
 
@@ -41,25 +42,6 @@ class NpzSource:
 
 
 @dataclass(frozen=True)
-class DatasetCard:
-    """What is known of a dataset before it is loaded.
-
-    `class_names` are words for prompts, in the order of the labels. `resolution` is that of the images, or
-    where they differ in size the paper's. `mean` and `std` are those of the training pixels in [0, 1], per
-    channel. `flips_keep_label` tells whether a mirrored image still shows its class.
-    """
-
-    class_names: tuple[str, ...]
-    resolution: int
-    mean: Channels
-    std: Channels
-    licence: str
-    prompt_template: str
-    source: HubSource | NpzSource
-    flips_keep_label: bool = True
-
-
-@dataclass(frozen=True)
 class Depiction:
     """How the images of any dataset show their classes: what a prompt says, and what a mirror leaves true."""
 
@@ -72,6 +54,23 @@ class Depiction:
         return self.prompt_template.replace("{}", self.spoken.get(class_name, class_name.replace("_", " ")))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetCard(Depiction):
+    """What is known of a dataset before it is loaded.
+
+    `class_names` are words for prompts, in the order of the labels. `resolution` is that of the images, or
+    where they differ in size the paper's. `mean` and `std` are those of the training pixels in [0, 1], per
+    channel.
+    """
+
+    class_names: tuple[str, ...]
+    resolution: int
+    mean: Channels
+    std: Channels
+    licence: str
+    source: HubSource | NpzSource
+
+
 def dataset_card(name: str) -> DatasetCard:
     """The card of a dataset that is loaded by name; DatasetError lists the names if there is none."""
     if name not in CATALOGUE:
@@ -81,10 +80,7 @@ def dataset_card(name: str) -> DatasetCard:
 
 def depiction(name: str) -> Depiction:
     """What is known of a dataset of the catalogue or an embedded one; of a folder, nothing out of the way."""
-    if name in CATALOGUE:
-        card = CATALOGUE[name]
-        return Depiction(card.prompt_template, card.flips_keep_label)
-    return _EMBEDDED.get(name, Depiction())
+    return CATALOGUE.get(name) or _EMBEDDED.get(name, Depiction())
 
 
 _EMBEDDED = {
@@ -100,13 +96,22 @@ _EMBEDDED = {
 }
 
 
-def _with_validation(train: str, test: str) -> dict[str, Part]:
-    # A tenth of the training images, as none of these datasets has a validation split of its own.
-    return {"train": Part((train,), 0.1, 1.0), "validation": Part((train,), 0.0, 0.1), "test": Part((test,))}
+def with_validation(train: Sequence[str | Path]) -> dict[str, Part]:
+    """The splits of a dataset without validation files: a tenth of every class of train takes their place."""
+    return {"train": Part(train, 0.1, 1.0), "validation": Part(train, 0.0, 0.1)}
 
 
-def _standard(folder: str) -> tuple[str, str]:
-    return f"{folder}/train-00000-of-00001.parquet", f"{folder}/test-00000-of-00001.parquet"
+def _parts(train: str, test: str) -> dict[str, Part]:
+    return {**with_validation((train,)), "test": Part((test,))}
+
+
+def _standard(repository: str, revision: str, folder: str, **columns: str) -> HubSource:
+    files = (f"{folder}/{split}-00000-of-00001.parquet" for split in ("train", "test"))
+    return HubSource(repository, revision, _parts(*files), **columns)
+
+
+def _medmnist(name: str, md5: str) -> NpzSource:
+    return NpzSource(f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", md5)
 
 
 _EUROSAT = tuple(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
@@ -134,11 +139,8 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.2470, 0.2435, 0.2616),
         licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
         prompt_template="a photo of a {}",
-        source=HubSource(
-            repository="uoft-cs/cifar10",
-            revision="0b2714987fa478483af9968de7c934580d0bb9a2",
-            parts=_with_validation(*_standard("plain_text")),
-            image_column="img",
+        source=_standard(
+            "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2", "plain_text", image_column="img"
         ),
     ),
     "cifar100": DatasetCard(
@@ -148,10 +150,10 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.2673, 0.2564, 0.2762),
         licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
         prompt_template="a photo of a {}",
-        source=HubSource(
-            repository="uoft-cs/cifar100",
-            revision="aadb3af77e9048adbea6b47c21a81e47dd092ae5",
-            parts=_with_validation(*_standard("cifar100")),
+        source=_standard(
+            "uoft-cs/cifar100",
+            "aadb3af77e9048adbea6b47c21a81e47dd092ae5",
+            "cifar100",
             image_column="img",
             label_column="fine_label",
         ),
@@ -164,11 +166,7 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.2603, 0.2566, 0.2713),
         licence="not stated by its authors (Coates, Ng, Lee 2011); the images come from ImageNet",
         prompt_template="a photo of a {}",
-        source=HubSource(
-            repository="tanganke/stl10",
-            revision="49ae7f94508f7feae62baf836db284306eab0b0f",
-            parts=_with_validation(*_standard("data")),
-        ),
+        source=_standard("tanganke/stl10", "49ae7f94508f7feae62baf836db284306eab0b0f", "data"),
     ),
     # The hub's own conversion to Parquet, since the repository itself holds a script; its validation images
     # are everybody's test images. The shorter side is 320 px, and the paper works at 256.
@@ -185,7 +183,7 @@ CATALOGUE: dict[str, DatasetCard] = {
         source=HubSource(
             repository="frgfm/imagenette",
             revision="823b9fdada70ebfa6486d411b6d9f2cb96cb9117",
-            parts=_with_validation("320px/train/0000.parquet", "320px/validation/0000.parquet"),
+            parts=_parts("320px/train/0000.parquet", "320px/validation/0000.parquet"),
         ),
     ),
     # The few-shot literature splits EuroSAT as CoOp does (Zhou et al. 2022): 50, 20 and 30 % of each class,
@@ -224,10 +222,7 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.1237, 0.1768, 0.1244),
         licence="CC-BY-4.0",
         prompt_template="a histology slide of {}",
-        source=NpzSource(
-            url="https://zenodo.org/records/10519652/files/pathmnist.npz?download=1",
-            md5="a8b06965200029087d5bd730944a56c1",
-        ),
+        source=_medmnist("pathmnist", "a8b06965200029087d5bd730944a56c1"),
     ),
     "bloodmnist": DatasetCard(
         class_names=(
@@ -239,10 +234,7 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.2156, 0.2416, 0.1179),
         licence="CC-BY-4.0",
         prompt_template="a microscope image of a {} in a blood smear",
-        source=NpzSource(
-            url="https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1",
-            md5="7053d0359d879ad8a5505303e11de1dc",
-        ),
+        source=_medmnist("bloodmnist", "7053d0359d879ad8a5505303e11de1dc"),
     ),
     "dermamnist": DatasetCard(
         class_names=(
@@ -254,9 +246,6 @@ CATALOGUE: dict[str, DatasetCard] = {
         std=(0.1366, 0.1543, 0.1692),
         licence="CC-BY-NC-4.0",
         prompt_template="a dermatoscopic photo of a {}",
-        source=NpzSource(
-            url="https://zenodo.org/records/10519652/files/dermamnist.npz?download=1",
-            md5="0744692d530f8e62ec473284d019b0c7",
-        ),
+        source=_medmnist("dermamnist", "0744692d530f8e62ec473284d019b0c7"),
     ),
 }

@@ -68,14 +68,6 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """The RGB pixels of a PNG file's bytes; DatasetError if they are damaged."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    except _DAMAGE as error:
-        raise DatasetError("a stored image is damaged: get the dataset again.") from error
-
-
 def _bytes_of(path: Path) -> bytes:
     # Read at once, so that thousands of lazily opened files do not stay open.
     try:

@@ -27,15 +27,15 @@ def load_folder(folder: Path, *, split: str, resolution: int | None, seed: int) 
     `folder/train/<class>/*`, with `validation` (or `val`) and `test` beside it, is read as it is.
     `folder/<class>/*` is split 70/15/15 within each class by a hash of the seed and the file name, so that a
     new file moves hardly any other; a class of one or two images goes to train. What `LabelledImages.save`
-    wrote is a train split, or may stand in the place of each split folder. Without `resolution` it is the
-    median shorter side, rounded to a multiple of 8 between 32 and 512.
+    wrote is a train split, or may stand in the place of each split folder, and keeps its resolution. That of
+    other images is, unless given, the median shorter side, rounded to a multiple of 8 between 32 and 512.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: give one that holds a folder of images per class.")
     if is_saved(folder):
         if split != "train":
             raise DatasetError(f'{folder} is one saved set without splits: ask for split="train".')
-        return _load_saved(folder, resolution)
+        return LabelledImages.load(folder)
     splits = _split_folders(folder)
     if not splits:
         classes = _find_images(folder)
@@ -46,23 +46,17 @@ def load_folder(folder: Path, *, split: str, resolution: int | None, seed: int) 
     if split not in splits:
         raise DatasetError(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
     if all(is_saved(path) for path in splits.values()):
-        return _load_saved(splits[split], resolution, class_names_of=splits["train"])
+        data = LabelledImages.load(splits[split])
+        if list(data.class_names) != read_json(splits["train"] / PROVENANCE_FILE)["class_names"]:
+            twins = f"{splits[split]} and {splits['train']}"
+            raise DatasetError(f"{twins} have different classes: save both with the same.")
+        return data
     classes = _find_images(splits["train"])
     chosen = classes if split == "train" else _find_images(splits[split])
     if unknown := sorted(set(chosen) - set(classes)):
         stranger = f'{splits[split]} has the class "{unknown[0]}"'
         raise DatasetError(f"{stranger}, which {splits['train']} has not: add it there.")
     return _read(folder, classes, chosen, split=split, resolution=resolution)
-
-
-def _load_saved(folder: Path, resolution: int | None, class_names_of: Path | None = None) -> LabelledImages:
-    data = LabelledImages.load(folder)
-    if (
-        class_names_of
-        and list(data.class_names) != read_json(class_names_of / PROVENANCE_FILE)["class_names"]
-    ):
-        raise DatasetError(f"{folder} and {class_names_of} have different classes: save both with the same.")
-    return data if resolution is None else data.resize(resolution)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -94,11 +88,10 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
         raise DatasetError(f"{folder} holds {found}: put the images of each class into a folder of its own.")
     by_key: dict[str, str] = {}
     for name, paths in classes.items():
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in by_key:
-            twins = f'the class folders "{by_key[key]}" and "{name}" in {folder}'
+        twin = by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if twin != name:
+            twins = f'the class folders "{twin}" and "{name}" in {folder}'
             raise DatasetError(f"{twins} differ only in case: merge or rename them.")
-        by_key[key] = name
         if not paths:
             raise DatasetError(f"the class folder {folder / name} holds no image: fill it, or take it out.")
     return classes

@@ -7,33 +7,20 @@ second time. Nothing but Parquet is read, and no code of a repository is run.
 """
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    HTTPError,  # of whichever HTTP library the hub client uses
-    LocalEntryNotFoundError,
-)
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
-from diffinv.datasets.catalogue import DatasetCard, HubSource
+from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.datasets.parquet import Columns, Shard, find_columns, read_images, read_labels, shorter_sides
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
-from diffinv.datasets.shards import (
-    Columns,
-    Shards,
-    check_columns,
-    find_columns,
-    read_images,
-    read_labels,
-    shorter_sides,
-)
 
-VALIDATION_SHARE = 0.1  # of every class of train, in a folder without validation files
 MEASURED_IMAGES = 1000  # from which a folder's resolution follows
 
 
@@ -44,16 +31,11 @@ def load_hub(name: str, card: DatasetCard, source: HubSource, request: Request) 
     split. DatasetError if a file is neither in the cache nor to be had.
     """
     part = source.parts[request.split]
-    columns = Columns(source.image_column, source.label_column, card.class_names)
-    by_split: dict[str, list[Path]] = {}
-    for file in part.files:
-        by_split.setdefault(_split_of(Path(file)) or request.split, []).append(_fetch(name, source, file))
     return _read(
-        [Shards(published, tuple(paths)) for published, paths in by_split.items()],
-        columns,
+        replace(part, files=[_fetch(name, source, str(file)) for file in part.files]),
+        Columns(source.image_column, source.label_column, card.class_names),
         request,
         resolution=request.resolution or card.resolution,
-        share=(part.start, part.end),
         provenance={
             "dataset": name,
             "split": request.split,
@@ -82,23 +64,20 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
         names = ", ".join(sorted(configurations))
         raise DatasetError(f"{folder} holds several datasets ({names}): give the folder of one of them.")
     (files,) = configurations.values()
-    carves = "validation" not in files
-    published = "train" if carves and request.split == "validation" else request.split
-    for needed in ("train", published):
-        if needed not in files:
+    parts = {split: Part(paths) for split, paths in files.items()}
+    if "train" in files and "validation" not in files:
+        parts |= with_validation(files["train"])
+    for needed in ("train", request.split):
+        if needed not in parts:
             raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
-    share = (0.0, 1.0)
-    if carves and published == "train":
-        share = (VALIDATION_SHARE, 1.0) if request.split == "train" else (0.0, VALIDATION_SHARE)
-    train = Shards("train", tuple(files["train"]))
-    columns = find_columns(train.paths[0])
+    train = files["train"]
+    columns = find_columns(train[0])
     resolution = request.resolution or natural_resolution(shorter_sides(train, columns, MEASURED_IMAGES))
     return _read(
-        [Shards(published, tuple(files[published]))],
+        parts[request.split],
         columns,
         request,
         resolution=resolution,
-        share=share,
         provenance={"dataset": str(folder), "split": request.split, "resolution": resolution},
     )
 
@@ -117,36 +96,21 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
 
 
 def _read(
-    shards: Sequence[Shards],
+    part: Part,
     columns: Columns,
     request: Request,
     *,
     resolution: int,
-    share: tuple[float, float],
     provenance: dict[str, Any],
 ) -> LabelledImages:
-    for path in (path for shard in shards for path in shard.paths):
-        check_columns(path, columns)
-    by_shard = [read_labels(shard, columns) for shard in shards]
-    labels = np.concatenate(by_shard)
-    # The published split and row: unique in the whole dataset, whichever part of it is asked for.
-    ids = [
-        f"{shard.split}/{row:05d}"
-        for shard, rows in zip(shards, by_shard, strict=True)
-        for row in range(len(rows))
-    ]
-    chosen = share_of_classes(ids, labels, *share)
+    shards = [Shard(_split_of(path) or request.split, path) for path in map(Path, part.files)]
+    ids, labels = read_labels(shards, columns)
+    chosen = share_of_classes(ids, labels, part.start, part.end)
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
-    images = np.empty((len(chosen), resolution, resolution, 3), np.uint8)
-    first = 0
-    for shard, rows in zip(shards, by_shard, strict=True):
-        begin, end = np.searchsorted(chosen, [first, first + len(rows)])
-        read_images(shard, columns, chosen[begin:end] - first, images[begin:end])
-        first += len(rows)
     return LabelledImages(
-        images=images,
+        images=read_images([shard.path for shard in shards], columns, chosen, resolution),
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),
@@ -174,7 +138,4 @@ def _is_numbered(path: Path) -> bool:
 def _split_of(path: Path) -> str | None:
     # "train-00000-of-00001.parquet", "train.parquet" or "train/0000.parquet".
     word = path.parent.name if _is_numbered(path) else path.stem.split("-")[0]
-    for split, aliases in SPLIT_FOLDERS.items():
-        if word in aliases:
-            return split
-    return None
+    return next((split for split, aliases in SPLIT_FOLDERS.items() if word in aliases), None)

@@ -1,5 +1,6 @@
 """LabelledImages: what every synthesizer takes and returns, what every classifier is trained on."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -128,7 +129,9 @@ class LabelledImages:
         """
         folder = Path(folder)
         encoded = [encode_png(image) for image in self.images]
-        paths = self._paths()
+        folders = _folder_names(self.class_names)
+        numbers = [itertools.count() for _ in folders]
+        paths = [f"{folders[label]}/{next(numbers[label]):05d}.png" for label in self.labels.tolist()]
         record = {
             "format": FORMAT,
             "class_names": self.class_names,
@@ -137,7 +140,7 @@ class LabelledImages:
             "provenance": self.provenance,
         }
         with write_folder_atomically(folder, record) as new:
-            for name in _folder_names(self.class_names):
+            for name in folders:
                 (new / name).mkdir()
             for path, data in zip(paths, encoded, strict=True):
                 (new / path).write_bytes(data)
@@ -170,15 +173,6 @@ class LabelledImages:
         rows = read_parquet(folder / PARQUET_FILE)
         class_names = tuple(record["class_names"])
         return cls(**rows._asdict(), class_names=class_names, provenance=record["provenance"])
-
-    def _paths(self) -> list[str]:
-        folders = _folder_names(self.class_names)
-        seen = [0] * self.num_classes
-        paths = []
-        for label in self.labels.tolist():
-            paths.append(f"{folders[label]}/{seen[label]:05d}.png")
-            seen[label] += 1
-        return paths
 
 
 def is_saved(folder: Path) -> bool:

@@ -1,9 +1,11 @@
-"""Labelled images as one Parquet file, in the layout of Hugging Face's image datasets."""
+"""Parquet files in the layout of Hugging Face's image datasets: those of the package, and anybody's."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +13,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
 from diffinv.artefacts.writing import write_atomically
-from diffinv.datasets.decoding import DatasetError, decode_png
+from diffinv.datasets.decoding import DatasetError, decode_image, encoded_size, to_square
 
 
 class Rows(NamedTuple):
-    """What one Parquet file of images holds, in its order; `sources` is None where the file names none."""
+    """What one file of the package holds, in its order; `sources` is None where the file names none."""
 
     images: UInt8[np.ndarray, "image height width 3"]
     labels: Int[np.ndarray, " image"]
@@ -44,30 +46,146 @@ def write_parquet(
     }
     if sources is not None:
         columns["source"] = pa.array(sources, pa.string())
-    table = pa.table(columns).replace_schema_metadata({"huggingface": _features(columns, class_names)})
+    # Lets Hugging Face's readers and viewer show pictures and class names instead of bytes and numbers.
+    text = {"dtype": "string", "_type": "Value"}
+    known = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
+    features = json.dumps({"info": {"features": {name: known.get(name, text) for name in columns}}})
+    table = pa.table(columns).replace_schema_metadata({"huggingface": features})
     with write_atomically(path) as file:
         pq.write_table(table, file, compression="zstd", compression_level=15)
 
 
-def read_parquet(path: str | Path) -> Rows:
+def read_parquet(path: Path) -> Rows:
     """Read a file that `write_parquet` made; DatasetError if it is damaged or has other columns."""
-    try:
-        table = pq.read_table(path)
+    with _reading(path) as file:
+        table = file.read()
         encoded = table["image"].combine_chunks().field("bytes").to_pylist()
         labels = table["label"].to_numpy().astype(np.int64)
         ids = tuple(table["id"].to_pylist())
         sources = tuple(table["source"].to_pylist()) if "source" in table.column_names else None
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DatasetError(f"{path} is damaged or not a file of images: get the dataset again.") from error
-    images = [decode_png(data) for data in encoded]
+    images = [np.asarray(decode_image(data, f"image {row} in {path}")) for row, data in enumerate(encoded)]
     if len({image.shape for image in images}) > 1:
         raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.")
     stacked = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
     return Rows(stacked, labels, ids, sources)
 
 
-def _features(columns: dict[str, pa.Array], class_names: Sequence[str]) -> str:
-    # Lets Hugging Face's readers and viewer show pictures and class names instead of bytes and numbers.
-    text = {"dtype": "string", "_type": "Value"}
-    known = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
-    return json.dumps({"info": {"features": {name: known.get(name, text) for name in columns}}})
+class Columns(NamedTuple):
+    """The columns of images and of labels in anybody's files, and the names of the classes."""
+
+    image: str
+    label: str
+    class_names: tuple[str, ...]
+
+
+class Shard(NamedTuple):
+    """One of the files of a published split, whose rows count on from file to file."""
+
+    split: str
+    path: Path
+
+
+def find_columns(path: Path) -> Columns:
+    """The columns that `datasets` declared when it wrote the file.
+
+    Of several columns of classes "label" is taken, or "fine_label". DatasetError if there is no column of
+    images or no single one of classes.
+    """
+    with _reading(path) as file:
+        features = _features(file)
+    images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    labels = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    labels = [name for name in labels if name in ("label", "labels", "fine_label")][:1] or labels
+    if not images or len(labels) != 1:
+        missing = 'ClassLabel feature called "label"' if images else "Image feature"
+        raise DatasetError(f"{path} has no {missing}: write it again with one, as the datasets library does.")
+    return Columns(images[0], labels[0], tuple(features[labels[0]]["names"]))
+
+
+def read_labels(shards: Sequence[Shard], columns: Columns) -> tuple[list[str], Int[np.ndarray, " image"]]:
+    """The ids and labels of all rows; no image is read.
+
+    An id is the published split and the row in it. DatasetError unless every file has the columns, as many
+    classes as there are names, and one of them for each image.
+    """
+    ids: list[str] = []
+    labels = [np.empty(0, np.int64)]
+    last = len(columns.class_names) - 1
+    rows: Counter[str] = Counter()
+    for split, path in shards:
+        with _reading(path) as file:
+            for name in (columns.image, columns.label):
+                if name not in file.schema_arrow.names:
+                    raise DatasetError(f'{path} has no column "{name}": get the dataset again.')
+            declared = _features(file).get(columns.label, {}).get("names")
+            column = file.read(columns=[columns.label])[columns.label]
+        if declared is not None and len(declared) != last + 1:
+            found = f"{len(declared)} classes, not {last + 1}"
+            raise DatasetError(f"{path} has {found}: get the dataset again.")
+        if column.null_count or not pa.types.is_integer(column.type):
+            raise DatasetError(f"{path} has images without a class: take them out, or number the classes.")
+        labels.append(column.to_numpy().astype(np.int64))
+        if len(column) and not 0 <= labels[-1].min() <= labels[-1].max() <= last:
+            raise DatasetError(f"{path} has labels outside 0 to {last}: take those images out.")
+        ids += [f"{split}/{rows[split] + row:05d}" for row in range(len(column))]
+        rows[split] += len(column)
+    return ids, np.concatenate(labels)
+
+
+def read_images(
+    paths: Sequence[Path], columns: Columns, rows: Int[np.ndarray, " chosen"], resolution: int
+) -> UInt8[np.ndarray, "chosen side side 3"]:
+    """Decode `rows` (ascending, counted on from file to file), each straight to `resolution`."""
+    images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
+    for position, (name, encoded) in enumerate(_encoded(paths, columns, rows)):
+        images[position] = to_square(decode_image(encoded, name), resolution, name)
+    return images
+
+
+def shorter_sides(paths: Sequence[Path], columns: Columns, most: int) -> list[int]:
+    """The shorter sides of the first images, `most` at most, from their headers; DatasetError if none."""
+    sides = [min(encoded_size(encoded, name)) for name, encoded in _encoded(paths, columns, np.arange(most))]
+    if not sides:
+        raise DatasetError(f"{paths[0]} holds no image: get the dataset again.")
+    return sides
+
+
+def _encoded(
+    paths: Sequence[Path], columns: Columns, rows: Int[np.ndarray, " chosen"]
+) -> Iterator[tuple[str, bytes]]:
+    first = 0
+    for path in paths:
+        first_of_file = first
+        with _reading(path) as file:
+            for group in range(file.num_row_groups):
+                length = file.metadata.row_group(group).num_rows
+                wanted = rows[(first <= rows) & (rows < first + length)] - first
+                # A group without a wanted image is skipped on disk.
+                if len(wanted):
+                    column = file.read_row_group(group, columns=[columns.image])[columns.image]
+                    for row in wanted.tolist():
+                        name = f"image {first + row - first_of_file} in {path}"
+                        yield name, _bytes_in(column[row].as_py(), name)
+                first += length
+
+
+def _bytes_in(value: Any, name: str) -> bytes:
+    encoded = value.get("bytes") if isinstance(value, dict) else None
+    if encoded is None:
+        raise DatasetError(f"{name} is not stored in the file: write it again with the images embedded.")
+    return encoded
+
+
+def _features(file: pq.ParquetFile) -> dict[str, dict[str, Any]]:
+    metadata = file.schema_arrow.metadata or {}
+    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DatasetError(f"{path} is damaged or no Parquet file of images: get it again.") from error

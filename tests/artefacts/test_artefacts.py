@@ -1,5 +1,7 @@
 """Artefacts: keys tell contents apart, files and folders appear whole or not at all."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -17,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.staging import claimed, sibling, sweep
 from diffinv.artefacts.writing import (
     ArtefactError,
     is_untouched,
@@ -148,12 +149,12 @@ WRITING = {
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def start_writing(path: Path, kind: str, reached: str) -> subprocess.Popen[str]:
+def start_writing(path: Path, script: str, reached: str = "pass") -> subprocess.Popen[str]:
     """A process that writes to `path` and does what `reached` says when it is half done."""
     script = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from diffinv.artefacts.writing import write_atomically, write_folder_atomically\n"
-        f"path = Path(sys.argv[1])\ndef reached():\n    {reached}\n{WRITING[kind]}\n"
+        "from diffinv.artefacts.writing import write_atomically, write_folder_atomically, write_json\n"
+        f"path = Path(sys.argv[1])\ndef reached():\n    {reached}\n{script}\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", script, path], **pipes)
@@ -167,10 +168,10 @@ def test_a_kill_leaves_the_old_content_and_the_next_write_sweeps_the_rest(tmp_pa
     else:
         write_folder(path, a="old")
     before = names(tmp_path)
-    assert start_writing(path, kind, KILLED).wait() == -signal.SIGKILL
+    assert start_writing(path, WRITING[kind], KILLED).wait() == -signal.SIGKILL
     left = names(tmp_path) - before
     assert left and (path if kind == "file" else path / "a").read_text() == "old"
-    others = {".diffinv-notes.tmp", ".0123456789ab.tmp", "diffinv-0123456789ab.tmp"}
+    others = {".diffinv-notes.tmp", ".diffinv-notes.lock", ".0123456789ab.tmp", "diffinv-0123456789ab.tmp"}
     for name in others:
         (tmp_path / name).write_text("mine")
     write_json(tmp_path / "another.json", 1)
@@ -179,7 +180,7 @@ def test_a_kill_leaves_the_old_content_and_the_next_write_sweeps_the_rest(tmp_pa
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_a_living_process_is_writing_is_not_swept(tmp_path, kind):
-    with start_writing(tmp_path / "target", kind, "print('half', flush=True); input()") as process:
+    with start_writing(tmp_path / "target", WRITING[kind], "print('half', flush=True); input()") as process:
         assert process.stdout.readline() == "half\n"
         half = names(tmp_path)
         assert len(half) >= 1
@@ -188,8 +189,7 @@ def test_what_a_living_process_is_writing_is_not_swept(tmp_path, kind):
         assert names(tmp_path) == half | {"another.json"}
         process.communicate("\n")
     assert process.returncode == 0
-    assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
-    assert "target" in names(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "another.json"}
 
 
 def test_threads_of_one_process_do_not_sweep_each_other(tmp_path):
@@ -209,29 +209,41 @@ def test_a_kill_between_two_moves_leaves_the_only_copy(tmp_path):
         if self.name == "new": {KILLED}
         return rename(self, target)
     {rename} = dying"""
-    assert start_writing(tmp_path / "out", "folder", dies).wait() == -signal.SIGKILL
+    assert start_writing(tmp_path / "out", WRITING["folder"], dies).wait() == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     write_json(tmp_path / "another.json", 1)
     (copy,) = tmp_path.glob(".diffinv-*.tmp/old/a")
-    assert copy.read_text() == "old"
+    assert copy.read_text() == "old" and not list(tmp_path.glob("*.lock"))
 
 
-def test_a_file_swept_before_it_was_claimed_is_made_again(tmp_path):
-    temporary = sibling(tmp_path / "file")
-    made = []
+def test_processes_that_write_to_one_folder_at_once_do_not_sweep_each_other(tmp_path):
+    many = "for number in range(80): write_json(path / f'{os.getpid()}-{number}.json', number)"
+    processes = [start_writing(tmp_path, many) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert len(names(tmp_path)) == 320 and all(name.endswith(".json") for name in names(tmp_path))
 
-    def make(path: Path) -> None:
-        path.touch()
-        made.append(path)
-        if len(made) == 1:
-            sweep(tmp_path)
-            assert not path.exists()
 
-    with claimed(temporary, make):
-        sweep(tmp_path)
-        assert temporary.exists() and len(made) == 2
-    sweep(tmp_path)
-    assert names(tmp_path) == set()
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_written_to_as_any_other(tmp_path, monkeypatch, kind, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "another").mkdir()
+    leftover = tmp_path / "another" / ".diffinv-0123456789ab.tmp"
+    leftover.write_text("perhaps another machine's")
+    write_json(tmp_path / "another" / "a.json", 1)
+    assert leftover.read_text()
+    if kind == "file":
+        with write_atomically(tmp_path / "slow", "w") as file:
+            write_json(tmp_path / "another.json", 1)
+            file.write("whole")
+    else:
+        with write_folder_atomically(tmp_path / "slow", {}) as new:
+            write_json(tmp_path / "another.json", 1)
+            (new / "a").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"slow", "another", "another.json"}
 
 
 @pytest.mark.parametrize("disk_kind", ["mount", "file_size_limit"])

@@ -4,10 +4,15 @@ import dataclasses
 import hashlib
 import os
 import re
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import datasets
 import huggingface_hub.constants
@@ -20,7 +25,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from published_datasets import fill_hub_cache, medmnist_arrays, pictures, png, write_parquet
 
-from diffinv.datasets import CATALOGUE, DatasetError, dataset_card, load_dataset
+from diffinv.artefacts.writing import ArtefactError
+from diffinv.datasets import CATALOGUE, DatasetError, dataset_card, load_dataset, medmnist
 from diffinv.datasets.catalogue import HubSource, NpzSource
 from diffinv.datasets.embedded import FOLDER
 from diffinv.datasets.selection import choose_per_class, share_of_classes
@@ -144,10 +150,10 @@ def test_images_come_at_the_papers_resolution_or_the_one_asked_for(offline):
 
 
 @pytest.mark.parametrize("name", [*HUB, *NPZ])
-def test_a_dataset_that_is_not_there_is_named_with_the_remedy(name, monkeypatch, tmp_path):
+def test_a_dataset_that_is_not_there_is_named_with_the_remedy(name, monkeypatch):
     card = CATALOGUE[name]
     if isinstance(card.source, NpzSource):
-        nowhere = dataclasses.replace(card.source, url=(tmp_path / f"{name}.npz").as_uri())
+        nowhere = dataclasses.replace(card.source, url=f"http://127.0.0.1:1/{name}.npz")
         monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(card, source=nowhere))
         assert f"{name}.npz" in refused("not in the cache and could not be fetched", name)
     else:
@@ -267,7 +273,7 @@ def test_images_of_other_kinds_are_read_as_from_a_folder(tmp_path):
 def test_what_is_wrong_with_a_file_is_said(tmp_path, offline):
     train = tmp_path / "set" / "train.parquet"
     write_parquet(train, [*map(png, pictures(3)), b"junk"], [0, 1, 1, 1])
-    assert f"image 3 of the train split in {train}" in refused("damaged", train.parent, resolution=8)
+    assert f"image 3 in {train}" in refused("damaged", train.parent, resolution=8)
     write_parquet(train, [*map(png, pictures(3)), b""], [0, 1, 1, 1])
     refused(r"image 3 .* is empty", train.parent, resolution=8)
 
@@ -328,23 +334,82 @@ def test_a_medmnist_file_gives_its_three_splits(name, home, tmp_path, monkeypatc
     assert_same(few, load_dataset(name).per_class(2, seed=1).resize(32))
 
 
-def test_a_medmnist_file_is_fetched_once_and_kept(tmp_path, monkeypatch):
-    remote = tmp_path / "remote.npz"
-    publish("bloodmnist", remote, monkeypatch, url=remote.as_uri(), **medmnist_arrays("bloodmnist"))
+@pytest.fixture
+def website(tmp_path) -> Iterator[tuple[str, Path]]:
+    """The address of a server on this machine, which cuts short what is called "short", and its folder."""
+    folder = tmp_path / "website"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def copyfile(self, source, outputfile):
+            outputfile.write(source.read()[: -1 if "short" in self.path else None])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+
+
+def test_a_medmnist_file_is_fetched_once_and_kept(tmp_path, monkeypatch, website, capfd):
+    address, folder = website
+    remote = folder / "remote.npz"
+    url = f"{address}/remote.npz?download=1"
+    publish("bloodmnist", remote, monkeypatch, url=url, **medmnist_arrays("bloodmnist"))
     first = load_dataset("bloodmnist")
     kept = tmp_path / "cache" / "datasets" / "bloodmnist.npz"
-    assert kept.read_bytes() == remote.read_bytes()
+    assert kept.read_bytes() == remote.read_bytes() and list(kept.parent.iterdir()) == [kept]
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert kept.stat().st_mode == usual.stat().st_mode
+    assert capfd.readouterr() == ("", "")  # nobody is watching, and it took less than 10 s
     remote.unlink()
     assert_same(load_dataset("bloodmnist"), first)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     assert str(kept) in refused("MD5 checksum differs", "bloodmnist")
+    assert kept.is_file()
 
 
-def test_a_download_with_another_checksum_leaves_nothing(tmp_path, monkeypatch):
-    remote = tmp_path / "remote.npz"
-    publish("dermamnist", remote, monkeypatch, url=remote.as_uri(), **medmnist_arrays("dermamnist"))
-    remote.write_bytes(remote.read_bytes() + b"x")
-    assert remote.as_uri() in refused("not the published dermamnist", "dermamnist")
+def test_a_long_download_leaves_lines_in_a_log(monkeypatch, website, capsys):
+    address, folder = website
+    publish("bloodmnist", folder / "a.npz", monkeypatch, f"{address}/a.npz", **medmnist_arrays("bloodmnist"))
+
+    class LongAgo(medmnist._LinesInALog):
+        def __init__(self, **how):
+            super().__init__(**{**how, "delay": 1e-9})
+
+    monkeypatch.setattr(medmnist, "_LinesInALog", LongAgo)
+    load_dataset("bloodmnist")
+    lines = capsys.readouterr().out.replace("\r", "\n").split("\n")
+    assert "bloodmnist: 100%" in lines[-2] and "0%" not in lines[0], lines
+
+
+@pytest.mark.parametrize("file", ["long.npz", "short.npz", "absent.npz"])
+def test_a_download_that_goes_wrong_leaves_nothing(tmp_path, monkeypatch, website, file):
+    address, folder = website
+    remote = folder / file
+    publish("dermamnist", remote, monkeypatch, url=f"{address}/{file}", **medmnist_arrays("dermamnist"))
+    if file == "long.npz":
+        remote.write_bytes(remote.read_bytes() + b"x")
+    if file == "absent.npz":
+        remote.unlink()
+    words = "not the published dermamnist" if file == "long.npz" else "could not be fetched: connect to the"
+    assert f"{address}/{file}" in refused(words, "dermamnist")
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_network(tmp_path, monkeypatch, website):
+    address, folder = website
+    publish("dermamnist", folder / "a.npz", monkeypatch, f"{address}/a.npz", **medmnist_arrays("dermamnist"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(ArtefactError, match=r"no space left to write .*dermamnist\.npz"):
+            load_dataset("dermamnist")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.datasets import DatasetError, LabelledImages, load_dataset
-from diffinv.datasets.decoding import decode_png, read_image, to_square
+from diffinv.datasets.decoding import read_image, to_square
+from diffinv.datasets.parquet import write_parquet
 
 # Where the annotations are enforced, they refuse a wrong type before the package does.
 WRONG_TYPE = (DatasetError, TypeCheckError)
@@ -445,8 +446,9 @@ def test_damaged_saved_sets_are_refused_by_name(tmp_path):
     parquet = tmp_path / "set" / "images.parquet"
     parquet.write_bytes(parquet.read_bytes()[:-40])
     assert str(parquet) in refused("damaged", tmp_path / "set")
-    with pytest.raises(DatasetError, match="damaged"):
-        decode_png(b"nothing")
+    nothing = {"encoded": [b"nothing"], "paths": ["a.png"], "labels": [0], "ids": ["a"], "class_names": ["x"]}
+    write_parquet(parquet, **nothing)
+    assert f"image 0 in {parquet}" in refused("damaged", tmp_path / "set")
 
 
 def test_saved_sets_may_stand_for_the_splits(tmp_path):
