@@ -60,7 +60,9 @@ def test_every_room_has_its_place_on_the_stair():
 
 
 def test_the_readme_has_a_map_of_the_rooms_from_the_roof_down():
-    text = (PACKAGE.parent / "README.md").read_text().split("## The rooms of the package")[1].split("\n## ")[0]
+    text = (
+        (PACKAGE.parent / "README.md").read_text().split("## The rooms of the package")[1].split("\n## ")[0]
+    )
     assert re.findall(r"^\| `(\w+)/`", text, re.M) == [*STAIR, FACTORY]
 
 
