@@ -152,7 +152,7 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
 def _judge(options: argparse.Namespace) -> str:
     """Judge the synthetic set by the real one: write JSON and a page, and return the card as text."""
     from diffinv.artefacts.writing import provenance, write_json
-    from diffinv.datasets.like import load_like
+    from diffinv.datasets.folder import load_like
     from diffinv.evaluation.card import card_record, card_text, evaluation_card
     from diffinv.evaluation.page import write_page
     from diffinv.lessons.profiles import load_profile
@@ -184,8 +184,8 @@ def _judge(options: argparse.Namespace) -> str:
 
 def _real_images(options: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages | None]":
     from diffinv.datasets import load_dataset
+    from diffinv.datasets.folder import load_like
     from diffinv.datasets.labelled_images import is_saved
-    from diffinv.datasets.like import load_like
 
     # Without --seed: the split is that of `diffinv invert`, whose images are the synthetic ones' originals.
     real = load_dataset(options.folder, split="train", resolution=options.resolution)

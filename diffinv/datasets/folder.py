@@ -3,6 +3,7 @@
 import statistics
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,30 @@ def load_folder(folder: Path, *, split: str, resolution: int | None, seed: int) 
         stranger = f'{splits[split]} has the class "{unknown[0]}"'
         raise DatasetError(f"{stranger}, which {splits['train']} has not: add it there.")
     return _read(folder, classes, chosen, split=split, resolution=resolution)
+
+
+def load_like(folder: Path, real: LabelledImages) -> LabelledImages:
+    """Every image of a folder, with the classes and the resolution of `real`; a class may have none.
+
+    The folder holds what `LabelledImages.save` wrote, or folders called as the classes of `real`.
+    DatasetError for a class that `real` has not, or where there is no image.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"there is no folder {folder}: give one that holds a folder of images per class.")
+    saved = LabelledImages.load(folder) if is_saved(folder) else None
+    chosen = {path.name: _images(path) for path in _folders(folder)} if saved is None else {}
+    names = chosen if saved is None else saved.class_names
+    if unknown := sorted(set(names) - set(real.class_names)):
+        raise DatasetError(
+            f'{folder} has the class "{unknown[0]}", which the real images have not: rename or remove it.'
+        )
+    if saved is not None:
+        labels = np.array([real.class_names.index(name) for name in saved.class_names])[saved.labels]
+        return replace(saved, labels=labels, class_names=real.class_names).resize(real.resolution)
+    if not any(chosen.values()):
+        raise DatasetError(f"{folder} holds no image: put the images of each class into a folder of its own.")
+    empty: dict[str, list[Path]] = {name: [] for name in real.class_names}
+    return _read(folder, empty, chosen, split="all", resolution=real.resolution)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
