@@ -1,5 +1,6 @@
 """Distances between sets of images, and within them: Fréchet's, the nearest image, diversity."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,6 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
 
 def nearest_neighbour_distances(queries: Features, references: Features) -> Float[Tensor, " query"]:
     """Distance of each query to the nearest reference: near 0, a copy."""
-    check_features(queries, references)
     if len(references) == 0:
         raise ValueError("there is no image to compare with: give at least one.")
     return nearest_neighbours(queries, references, 1).distances[:, 0]
@@ -53,7 +53,7 @@ def diversity(features: Features, originals: Sequence[Any]) -> float:
     do not count; ValueError if there are no others.
     """
     spreads = [
-        sum_of_distances(features[group]) / _pairs(len(group))
+        sum_of_distances(features[group]) / math.comb(len(group), 2)
         for group in _members(features, originals)
         if len(group) > 1
     ]
@@ -69,7 +69,7 @@ def diversity_between(features: Features, originals: Sequence[Any]) -> float:
     of a single original.
     """
     groups = _members(features, originals)
-    pairs = _pairs(len(features)) - sum(_pairs(len(group)) for group in groups)
+    pairs = math.comb(len(features), 2) - sum(math.comb(len(group), 2) for group in groups)
     if pairs == 0:
         raise ValueError("diversity between originals needs samples of two originals: give more images.")
     within = sum(sum_of_distances(features[group]) for group in groups if len(group) > 1)
@@ -83,10 +83,6 @@ def _members(features: Features, originals: Sequence[Any]) -> list[list[int]]:
     for index, original in enumerate(originals):
         members.setdefault(original, []).append(index)
     return list(members.values())
-
-
-def _pairs(count: int) -> int:
-    return count * (count - 1) // 2
 
 
 def _covariance_root(features: Float[Tensor, "image feature"]) -> Float[Tensor, "row feature"]:

@@ -6,13 +6,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffinv.metrics.neighbours import (
-    Crossing,
-    Features,
-    check_features,
-    cross,
-    nearest_neighbours,
-)
+from diffinv.metrics.neighbours import Features, balls_about, nearest_neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,23 +58,20 @@ def manifolds(
     real_radii: Float[Tensor, " real"] | None = None,
     synthetic_radii: Float[Tensor, " synthetic"] | None = None,
 ) -> Manifolds:
-    """Compare two sets in one pass over their distances.
-
-    Radii that are known already, `ball_radii` of a set, need not be computed again.
-    """
-    check_features(real, synthetic)
+    """Compare two sets. Radii that are known already, `ball_radii` of a set, need not be computed again."""
+    nearest_synthetic = nearest_neighbours(real, synthetic, 1)
+    nearest_real = nearest_neighbours(synthetic, real, 1)
     if real_radii is None:
         real_radii = ball_radii(real, num_neighbours)
     if synthetic_radii is None:
         synthetic_radii = ball_radii(synthetic, num_neighbours)
-    found = cross(synthetic, real, real_radii, synthetic_radii)
     return Manifolds(
         num_neighbours=num_neighbours,
-        real_balls=found.balls_about,
-        holds_synthetic=found.centre_holds,
-        on_synthetic=found.centre_held,
-        nearest=found.nearest,
-        nearest_index=found.nearest_index,
+        real_balls=balls_about(synthetic, real, real_radii),
+        holds_synthetic=nearest_synthetic.distances[:, 0] <= real_radii,
+        on_synthetic=balls_about(real, synthetic, synthetic_radii) > 0,
+        nearest=nearest_real.distances[:, 0],
+        nearest_index=nearest_real.indices[:, 0],
     )
 
 
@@ -91,17 +82,12 @@ def ball_radii(features: Features, num_neighbours: int) -> Float[Tensor, " image
 
 def precision(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
     """`Manifolds.precision`; the synthetic set may be smaller than k."""
-    return _share(_in_real_balls(real, synthetic, num_neighbours).balls_about > 0)
+    return _share(balls_about(synthetic, real, ball_radii(real, num_neighbours)) > 0)
 
 
 def recall(real: Features, synthetic: Features, *, num_neighbours: int = 5) -> float:
     """`Manifolds.recall`; the real set may be smaller than k."""
     return precision(synthetic, real, num_neighbours=num_neighbours)
-
-
-def _in_real_balls(real: Features, synthetic: Features, num_neighbours: int) -> Crossing:
-    check_features(real, synthetic)
-    return cross(synthetic, real, ball_radii(real, num_neighbours))
 
 
 def _share(values: Tensor) -> float:
