@@ -61,7 +61,7 @@ def gather(
     num_neighbours: int,
     quantile: float,
 ) -> Evidence:
-    """Measure the sets, each pair of them in one pass over its distances."""
+    """Measure the sets, and how each lies about the real one."""
     of_real = measure(real, clip, num_neighbours, "real")
     of_synthetic = measure(synthetic, clip, num_neighbours, "synthetic")
     found = compare(of_real, of_synthetic, num_neighbours)
