@@ -230,9 +230,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         force=options.force,
     )
     failed = [outcome.notebook.stem for outcome in outcomes if outcome.status == "failed"]
+    sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
     if failed:
         return _say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)
-    sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
     return 0
 
 
