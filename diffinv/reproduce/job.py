@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 KERNEL_START_SECONDS = 120
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -40,6 +40,18 @@ class JobResult:
     error: str | None
     wall_seconds: float
     peak_memory_mib: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a notebook: `figures` are paths inside the output folder, `error` a sentence or None."""
+
+    notebook: Path
+    status: Literal["done", "up to date", "failed"]
+    executed: Path
+    figures: tuple[str, ...]
+    wall_seconds: float
+    error: str | None = None
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -92,8 +104,13 @@ def _literal(text: str) -> Any:
         return text
 
 
-def prepare_worker(threads: int) -> None:
-    """Make a fresh process ready for one notebook: it stops when asked to, or when its parent is gone."""
+def work(job: Job, threads: int, results: Connection) -> None:
+    """Run one notebook in a fresh process, which stops when asked to, or when its parent is gone."""
+    _prepare_process(threads)
+    results.send(run_job(job))
+
+
+def _prepare_process(threads: int) -> None:
     # A terminal sends Ctrl-C to everyone; the parent alone answers it, and asks its workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
@@ -134,9 +151,18 @@ def run_job(job: Job) -> JobResult:
 
 def _execute(job: Job) -> str | None:
     import papermill
+    from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
+
+    class KernelManager(AsyncKernelManager):
+        # Elsewhere an interrupt comes first. Here no cell runs any more that it could stop (one that took too
+        # long is stopped by the signals that follow), and a kernel that it meets while it ends its last
+        # reply prints it as an error.
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+            await self.request_shutdown(restart)
+            await self.finish_shutdown(restart=restart)
 
     try:
         papermill.execute_notebook(
@@ -148,6 +174,7 @@ def _execute(job: Job) -> str | None:
             start_timeout=KERNEL_START_SECONDS,
             execution_timeout=job.cell_timeout_seconds,
             progress_bar=False,
+            kernel_manager_class=KernelManager,
             # Silences ipykernel's warning that its sockets are not encrypted.
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
@@ -160,7 +187,7 @@ def _execute(job: Job) -> str | None:
         return (
             "its kernel died, most often because the memory ran out: close other programs or use fewer jobs"
         )
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # whatever it is, it is this notebook's: the others still run
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None
 

@@ -78,7 +78,7 @@ class Manifest:
 def _figure_record(name: str, file: str, record: dict[str, Any]) -> dict[str, Any]:
     beside = {kind: file.removesuffix("png") + kind for kind in ("svg", "csv")}
     made = {kind: path for kind, path in beside.items() if path in record["files"]}
-    how = {field: value for field, value in record.items() if field not in ("files", "key")}
+    how = {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
     return {"notebook": f"{name}.ipynb", **made, **how}
 
 

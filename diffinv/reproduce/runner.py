@@ -5,40 +5,23 @@ import multiprocessing
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from diffinv.artefacts.keys import default_cache_dir
 from diffinv.artefacts.writing import ArtefactError
-from diffinv.reproduce.job import (
-    Job,
-    JobResult,
-    check_parameters,
-    declared_parameters,
-    prepare_worker,
-    run_job,
-)
+from diffinv.reproduce.job import Job, JobResult, Outcome, check_parameters, declared_parameters, work
 from diffinv.reproduce.manifest import Manifest, notebook_key, run_record
 from diffinv.reproduce.site import write_gallery
+from diffinv.reproduce.talk import Talk, expected_seconds, table, talking, unet_calls_per_second
 
 log = logging.getLogger(__name__)
 
 _NUMBERED = re.compile(r"\d\d_\w+")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a notebook: `figures` are paths inside the output folder, `error` a sentence or None."""
-
-    notebook: Path
-    status: Literal["done", "up to date", "failed"]
-    executed: Path
-    figures: tuple[str, ...]
-    wall_seconds: float
-    error: str | None = None
 
 
 def reproduce(
@@ -72,21 +55,36 @@ def reproduce(
     outcomes, todo = {}, []
     for path in chosen:
         if not force and manifest.is_up_to_date(path.stem, keys[path.stem]):
-            outcomes[path.stem] = _up_to_date(manifest, path)
+            executed = output / "executed" / path.name
+            outcomes[path.stem] = Outcome(path, "up to date", executed, manifest.figures_of(path.stem), 0.0)
         else:
             todo.append(_job(path, output, given[path.stem], settings.time_limit_seconds))
-    # The longest first, by what they took last time, so that no process waits for one that began late.
-    took = manifest.notebooks
-    todo.sort(key=lambda job: -took.get(job.name, {}).get("wall_seconds", float("inf")))
+    # The quickstart first, to have something to look at; then the longest, by what they took the last time,
+    # so that no process waits for one that began late.
+    took = {path.stem: manifest.notebooks.get(path.stem, {"wall_seconds": float("inf")}) for path in chosen}
+    longest = {name: (record.get("cold") or record)["wall_seconds"] for name, record in took.items()}
+    todo.sort(key=lambda job: (not job.name.startswith("00"), -longest[job.name]))
+    if outcomes:
+        log.info("up to date: %s", ", ".join(outcomes))
+    log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
     shared = run_record(settings, notebooks)
+    cold = not any(default_cache_dir().glob("*"))
     try:
-        for job, result in _run_each(todo, jobs):
-            record = {"key": keys[job.name], **shared, **_job_record(job, result)}
-            outcomes[job.name] = _settle(manifest, job, result, record)
+        # The embedded U-Net says nothing about how fast a GPU is with a large one: nothing is measured there.
+        speed = unet_calls_per_second() if todo and shared["device"] == "cpu" else None
+        shared["unet_calls_per_second"] = speed
+        expected = {job.name: expected_seconds(took[job.name], _values(job), speed) for job in todo}
+        with talking(todo, jobs, expected, cold) as talk:
+            for job, result in _run_each(todo, jobs, talk):
+                record = {"key": keys[job.name], **shared, **_job_record(job, result)}
+                record["cold"] = _cold_run(record, took[job.name], cold)
+                outcomes[job.name] = _settle(manifest, job, result, record)
+                talk.ends(outcomes[job.name])
     finally:
         for job in todo:
             shutil.rmtree(job.staging, ignore_errors=True)
         write_gallery(manifest.content, output, notebooks)
+    log.info(table([outcomes[path.stem] for path in chosen]))
     return [outcomes[path.stem] for path in chosen]
 
 
@@ -129,43 +127,52 @@ def _job(notebook: Path, output: Path, given: dict[str, Any], cell_timeout_secon
     return Job(notebook, executed / notebook.name, staging, arguments, cell_timeout_seconds)
 
 
-def _run_each(jobs: list[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[tuple[Job, JobResult]]:
     """Run the jobs, in their order, `workers` at a time; yield each as it ends."""
-    broken = []
-    for job, result in _run_pool(jobs, workers):
+    killed = []
+    for job, result in _run_processes(jobs, workers, workers, talk):
         if result is None:
-            broken.append(job)
+            killed.append(job)
+            talk.is_tried_again(job)
         else:
             yield job, result
-    # A killed process breaks the whole pool: alone, each of its notebooks shows whether it was the culprit.
-    for job in broken:
-        for _, result in _run_pool([job], 1):
-            yield (
-                job,
-                result or JobResult("its process was killed, most often because the memory ran out", 0.0),
-            )
+    # It may have been the memory that others took: alone, a notebook shows whether it was the culprit.
+    for job, result in _run_processes(killed, 1, workers, talk):
+        yield job, result or JobResult("its process was killed, most often because the memory ran out", 0.0)
 
 
-def _run_pool(jobs: list[Job], workers: int) -> Iterator[tuple[Job, JobResult | None]]:
-    if not jobs:
-        return
+def _run_processes(
+    jobs: list[Job], at_a_time: int, workers: int, talk: Talk
+) -> Iterator[tuple[Job, JobResult | None]]:
+    """Run each job in a fresh process, whose peak memory is then the job's own; None = it was killed."""
+    context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=prepare_worker,
-        initargs=(threads,),
-        max_tasks_per_child=1,  # a fresh process a notebook: its peak memory is then its own
-    ) as pool:
-        futures = {pool.submit(run_job, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                killed = isinstance(future.exception(), BrokenProcessPool)
-                yield futures[future], None if killed else future.result()
-        except BaseException:  # Ctrl-C included: nobody is left running
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
+    waiting = deque(jobs)
+    running: dict[Connection, tuple[Job, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_a_time:
+                job = waiting.popleft()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=work, args=(job, threads, theirs), daemon=True)
+                process.start()
+                theirs.close()  # the process alone holds that end: when it is gone, ours says so
+                running[ours] = job, process
+                talk.starts(job)
+            ready = wait(list(running), timeout=talk.interval)
+            for pipe in [pipe for pipe in running if pipe in ready]:
+                job, process = running.pop(pipe)
+                try:
+                    result = pipe.recv()
+                except EOFError:
+                    result = None
+                process.join()
+                yield job, result
+            talk.goes_on()
+    finally:  # Ctrl-C included: nobody is left running
+        for _, process in running.values():
+            process.terminate()
+            process.join()
 
 
 def _settle(manifest: Manifest, job: Job, result: JobResult, record: dict[str, Any]) -> Outcome:
@@ -176,24 +183,26 @@ def _settle(manifest: Manifest, job: Job, result: JobResult, record: dict[str, A
         except ArtefactError as refusal:
             error = str(refusal)
     if error is not None:
-        log.error("%s failed: %s; its partial copy is %s", job.name, error, job.executed)
         return Outcome(job.notebook, "failed", job.executed, (), result.wall_seconds, error)
-    figures = manifest.figures_of(job.name)
-    log.info("%s done in %.0f s, %d figures", job.name, result.wall_seconds, len(figures))
-    return Outcome(job.notebook, "done", job.executed, figures, result.wall_seconds)
-
-
-def _up_to_date(manifest: Manifest, notebook: Path) -> Outcome:
-    log.info("%s is up to date", notebook.stem)
-    executed = manifest.output / "executed" / notebook.name
-    return Outcome(notebook, "up to date", executed, manifest.figures_of(notebook.stem), 0.0)
+    return Outcome(job.notebook, "done", job.executed, manifest.figures_of(job.name), result.wall_seconds)
 
 
 def _job_record(job: Job, result: JobResult) -> dict[str, Any]:
-    values = {**declared_parameters(job.notebook), **job.parameters}
-    del values["output_dir"]  # where the files lie says it better
     return {
-        "parameters": values,
+        "parameters": _values(job),
         "wall_seconds": result.wall_seconds,
         "peak_memory_mib": result.peak_memory_mib,
     }
+
+
+def _values(job: Job) -> dict[str, Any]:
+    values = {**declared_parameters(job.notebook), **job.parameters}
+    del values["output_dir"]  # where the files lie says it better
+    return values
+
+
+def _cold_run(record: dict[str, Any], before: dict[str, Any], cold: bool) -> dict[str, Any] | None:
+    """What the notebook takes with an empty cache: a run with a filled one knows it from an earlier run."""
+    if cold:
+        return {name: record[name] for name in ("wall_seconds", "unet_calls_per_second")}
+    return before.get("cold") if before.get("parameters") == record["parameters"] else None

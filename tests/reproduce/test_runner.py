@@ -12,7 +12,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from jupyter_client.provisioning import LocalProvisioner
+from small_notebooks import DRAW, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.reproduce.job import Job, check_parameters, run_job
@@ -20,37 +21,11 @@ from diffinv.reproduce.manifest import fingerprint
 from diffinv.reproduce.runner import find_notebooks, reproduce
 from diffinv.reproduce.site import write_gallery
 
-PARAMETERS = """
-profile: str = "tiny"  # how much to run
-output_dir: str = "figures"  # where the figures go
-seed: int = 7
-flag: bool = True
-rate: float = 0.5
-limit: int = None
-"""
-DRAW = """
-from pathlib import Path
-for kind in ("png", "svg", "csv"):
-    Path(output_dir, f"{name}.{kind}").write_text(text)
-"""
 LOOK_AROUND = """
 import os
 seen = ("DIFFINV_HEADLESS", "DIFFINV_CACHE", "DIFFINV_PROFILE", "OMP_NUM_THREADS")
 text = "\\n".join([profile, str(flag), os.getcwd(), *(str(os.environ.get(name)) for name in seen)])
 """
-
-
-def write_notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = [
-        new_markdown_cell(f"# The lesson {name}"),
-        new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]}),
-        *map(new_code_cell, code),
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path = folder / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
 
 
 class Links(HTMLParser):
@@ -171,10 +146,12 @@ def test_a_killed_process_is_one_failure_and_no_more(tmp_path):
     write_notebook(
         tmp_path / "notebooks", "00_kill", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
     )
-    write_notebook(tmp_path / "notebooks", "01_draw", "name = text = '01_drawn'", DRAW)
+    starts = f"open({str(tmp_path / 'starts')!r}, 'a').write('once ')"
+    write_notebook(tmp_path / "notebooks", "01_draw", starts, "name = text = '01_drawn'", DRAW)
     outcomes = run(tmp_path)
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
     assert "killed" in outcomes[0].error
+    assert (tmp_path / "starts").read_text() == "once "  # the other notebook is not begun again
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -229,6 +206,15 @@ def test_a_cell_that_runs_too_long_is_stopped(tmp_path):
     result = run_job(job(tmp_path, notebook, cell_timeout_seconds=1))
     assert "ran longer than the profile's 1 seconds" in result.error
     assert result.wall_seconds < 30
+
+
+def test_a_kernel_ends_without_an_interrupt(tmp_path, monkeypatch):
+    # A kernel that an interrupt meets while it ends its last reply prints an error.
+    signals, send = [], LocalProvisioner.send_signal
+    monkeypatch.setattr(LocalProvisioner, "send_signal", lambda self, n: signals.append(n) or send(self, n))
+    notebook = write_notebook(tmp_path, "00_any", "1 + 1")
+    assert run_job(job(tmp_path, notebook, cell_timeout_seconds=None)).error is None
+    assert signal.SIGINT not in signals and signal.SIGKILL not in signals
 
 
 @pytest.mark.parametrize(("deaths", "expected"), [(1, None), (2, "died before replying")])
