@@ -22,7 +22,7 @@ from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import stream
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
-from diffinv.models.clip import FrozenClip, clip_fingerprint
+from diffinv.models.clip import FrozenClip
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.synthesizers.base import (
     SAMPLES_PER_SHARD,
@@ -110,7 +110,7 @@ class LECF:
             "synthesizer": "LECF",
             "recipe": RECIPE,
             "model": describe_model(self.diffusion),
-            "clip": clip_fingerprint(self.clip),
+            "clip": self.clip.fingerprint,
             "sentences": self.sentences.describe(),
             "sentences_per_class": self.sentences_per_class,
             "class_prompt": self.class_prompt,

@@ -21,7 +21,7 @@ from diffinv.artefacts.writing import provenance, read_json, write_atomically, w
 from diffinv.datasets import DatasetError
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import numpy_stream
-from diffinv.models.clip import FrozenClip, clip_fingerprint
+from diffinv.models.clip import FrozenClip
 from diffinv.synthesizers.retrieval.pools import Pool, open_pool
 
 RECIPE = 1  # part of every key: to be raised when the same pool would give another index
@@ -97,7 +97,7 @@ def build_index(
     """
     pool = open_pool(pool)
     folder = (cache_dir or default_cache_dir()) / "retrieval"
-    folder /= content_key(RECIPE, pool.fingerprint, clip_fingerprint(clip))
+    folder /= content_key(RECIPE, pool.fingerprint, clip.fingerprint)
     found = _open(folder, pool)
     if found is not None:
         return found

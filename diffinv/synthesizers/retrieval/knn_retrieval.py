@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from diffinv.artefacts.keys import content_key
 from diffinv.datasets import DatasetError, LabelledImages
 from diffinv.foundation.randomness import numpy_stream
-from diffinv.models.clip import FrozenClip, clip_fingerprint
+from diffinv.models.clip import FrozenClip
 from diffinv.synthesizers.base import Stage, check_request, labelled, sample_record
 from diffinv.synthesizers.retrieval.index import build_index, embed
 from diffinv.synthesizers.retrieval.pools import EMBEDDED_POOL, MemoryPool, Pool, open_pool
@@ -103,7 +103,7 @@ class KNNRetrieval:
         return {
             "synthesizer": "KNNRetrieval",
             "recipe": RECIPE,
-            "clip": clip_fingerprint(self.clip),
+            "clip": self.clip.fingerprint,
             "pool": open_pool(self.pool).fingerprint,
             "k": self.k,
             "duplicates": self.duplicates,
