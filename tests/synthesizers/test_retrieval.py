@@ -333,7 +333,7 @@ def test_what_cannot_be_retrieved_is_refused_in_one_sentence(clip, pictures, toy
         knn(clip, pool, k=13)(toy_images, images_per_real=1, seed=0)
     with pytest.raises(ValueError, match="k is 0"):
         knn(clip, pool, k=0)
-    with pytest.raises(ValueError, match='choose "keep" or "remove"'):
+    with pytest.raises(ValueError, match="duplicates is 'drop': choose one of keep, remove"):
         knn(clip, pool, duplicates="drop")
     index = build_index(pool, clip)
     with pytest.raises(DatasetError, match="not 0: choose k from 1 to 12"):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,6 +41,13 @@ Features = Float[np.ndarray, "row feature"]
 Shard = Float[np.ndarray, "_ feature"]  # of as many rows as it has: shards need not be equal
 
 
+class Neighbours(NamedTuple):
+    """The images of a pool most like each query, nearest first."""
+
+    rows: Int[np.ndarray, "query k"]  # in the pool
+    cosines: Float[np.ndarray, "query k"]
+
+
 @dataclass(frozen=True, eq=False)
 class PoolIndex:
     """A pool with the index of its features, which stays on disk and is read page by page."""
@@ -54,28 +61,23 @@ class PoolIndex:
         """The number of images that can be found."""
         return self.index.ntotal
 
-    def search(
-        self, queries: Float[np.ndarray, "query feature"], k: int
-    ) -> tuple[Int[np.ndarray, "query k"], Float[np.ndarray, "query k"]]:
-        """The rows in the pool of the `k` images most like each query, nearest first, and their cosines.
-
-        DatasetError if the pool has fewer images than that, or features of another width.
-        """
+    def search(self, queries: Float[np.ndarray, "query feature"], k: int) -> Neighbours:
+        """The `k` nearest images; DatasetError if the pool has fewer, or features of another width."""
         if not 1 <= k <= len(self):
             raise DatasetError(f"the pool has {len(self)} images, not {k}: choose k from 1 to {len(self)}.")
         if queries.shape[1] != self.index.d:
             made = f"the index has {self.index.d} channels, not {queries.shape[1]}"
             raise DatasetError(f"{made}: search it with features of the CLIP that it was built with.")
-        rows = np.empty((len(queries), k), np.int64)
-        cosines = np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            cosines[part], rows[part] = self._search(queries[part], k, PROBED_LISTS)
+        found = [
+            self._search(queries[start : start + QUERIES_AT_ONCE], k, PROBED_LISTS)
+            for start in range(0, len(queries), QUERIES_AT_ONCE)
+        ]
+        cosines, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # The nearest lists may together hold fewer than k: those few queries look into all of them.
         short = np.flatnonzero((rows < 0).any(axis=1))
         if len(short):
             cosines[short], rows[short] = self._search(queries[short], k, self.index.nlist)
-        return rows, cosines
+        return Neighbours(rows, cosines)
 
     def _search(self, queries: Features, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
         import faiss
@@ -149,14 +151,8 @@ def write_index(shards: Sequence[Shard], path: Path) -> None:
 
 def embed(pool: Pool, indices: Sequence[int], clip: FrozenClip) -> Features:
     """CLIP's features of some images of a pool, each of length 1, in batches; NaN where one is unreadable."""
-    parts = []
-    for start in range(0, len(indices), BATCH_SIZE):
-        batch = indices[start : start + BATCH_SIZE]
-        try:
-            parts.append(clip.image_features(pool.images(batch, clip.image_size)).numpy())
-        except DatasetError:  # of one of them, seldom: only then they are read one by one
-            parts.extend(_embed_one(pool, index, clip) for index in batch)
-    return np.concatenate(parts)
+    starts = range(0, len(indices), BATCH_SIZE)
+    return np.concatenate([_embed(pool, indices[start : start + BATCH_SIZE], clip) for start in starts])
 
 
 def open_index(path: Path) -> Any:
@@ -196,11 +192,13 @@ def _read_shard(path: Path) -> Features | None:
         return None
 
 
-def _embed_one(pool: Pool, index: int, clip: FrozenClip) -> Features:
+def _embed(pool: Pool, batch: Sequence[int], clip: FrozenClip) -> Features:
     try:
-        return clip.image_features(pool.images([index], clip.image_size)).numpy()
-    except DatasetError:
-        return np.full((1, clip.model.config.projection_dim), np.nan, np.float32)
+        return clip.image_features(pool.images(batch, clip.image_size)).numpy()
+    except DatasetError:  # of one of them, seldom: only then they are read one by one
+        if len(batch) == 1:
+            return np.full((1, clip.model.config.projection_dim), np.nan, np.float32)
+        return np.concatenate([_embed(pool, [index], clip) for index in batch])
 
 
 def _missing(shard: Features) -> np.ndarray:
