@@ -14,6 +14,7 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress
+from diffinv.method.sampling import Sampling
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -67,6 +68,12 @@ def describe_model(diffusion: FrozenDiffusion) -> dict[str, str]:
 def describe_settings(settings: Any) -> dict[str, Any]:
     """List a settings dataclass without its batch size, which changes only the speed."""
     return {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+
+
+def describe_sampling(sampling: Sampling) -> dict[str, Any]:
+    """List the settings of samples that are drawn at the real images' side where they name none."""
+    # Not None, which stood for the model's native side in earlier versions.
+    return {**describe_settings(sampling), "resolution": sampling.resolution or "that of the real images"}
 
 
 def numbered(count: int, images_per_real: int) -> tuple[list[int], list[int]]:
