@@ -80,6 +80,7 @@ def sampled(monkeypatch):
 def test_every_switch_is_flipped_by_one_difference_and_all_of_them_make_the_preset():
     names = Counter(name for difference in SWITCHED for name in difference.changes.get("switches", {}))
     assert names == Counter(each.name for each in fields(Switches) if each.name != "group_size")
+    assert all(getattr(UPSTREAM.switches, name) != getattr(OURS, name) for name in names)
     settings = replace(UPSTREAM, switches=OURS, inversion=Inversion(num_tokens=5, steps_per_image=3000))
     settings = replace(settings, sampling=replace(UPSTREAM.sampling, scheduler="DDIMScheduler", eta=0))
     for difference in SWITCHED:
