@@ -18,7 +18,7 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.networks import best_device
-from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.progress import progress
 from diffinv.synthesizers.base import Stage
 from diffinv.synthesizers.gan.architectures import Discriminator, Generator, working_side
 from diffinv.synthesizers.gan.training import (
@@ -88,7 +88,6 @@ def train_gan(
     seed: int,
     device: str | torch.device | None = None,
     cache_dir: Path | None = None,
-    progress: bool = True,
 ) -> FrozenGAN:
     """Drain `gan_steps`, or find the result in the cache.
 
@@ -101,7 +100,7 @@ def train_gan(
     _resume(path, state)
     steps = gan_steps(real, settings, seed, state=state)
     total = settings.optimiser_steps - state.steps_done
-    for step in progress_bar(steps, total=total, desc="GAN", enabled=progress and total > 0):
+    for step in progress(steps, total=total, desc="GAN", enabled=total > 0):
         if step.step % STEPS_PER_CHECK == 0 or step.step == settings.optimiser_steps:
             _save(path, state)
     record = provenance(

@@ -97,7 +97,7 @@ def latent_inversion_steps(
 
 
 def invert_latents(
-    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, *, seed: int, progress: bool = True
+    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, *, seed: int
 ) -> EmbeddingStore:
     """Find, or take from the cache, the codes of every image, as a store of vectors [image, layer, code].
 
@@ -121,7 +121,6 @@ def invert_latents(
         {settings.steps_per_image: record},
         desc="GAN inversion",
         averaged_share=0,
-        progress=progress,
     )
     return cache.store(real, keys, record)
 

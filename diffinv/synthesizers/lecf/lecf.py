@@ -100,11 +100,8 @@ class LECF:
         return labelled(real, draws.images(labels, numbers), sources, copies, record)
 
     def describe(self) -> dict[str, Any]:
-        return {
-            **self.describe_draws(),
-            "threshold": self.threshold,
-            "max_draws_factor": self.max_draws_factor,
-        }
+        kept = {"threshold": self.threshold, "max_draws_factor": self.max_draws_factor}
+        return {**self.describe_draws(), **kept}
 
     def describe_draws(self) -> dict[str, Any]:
         """List what a draw depends on besides its class, its number and the seed: all but the filter."""

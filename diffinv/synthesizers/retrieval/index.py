@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_json, write_atomically, write_json
 from diffinv.datasets import DatasetError
-from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.clip import FrozenClip
+from diffinv.synthesizers.base import read_cached_array
 from diffinv.synthesizers.retrieval.pools import Pool, open_pool
 
 RECIPE = 1  # part of every key: to be raised when the same pool would give another index
@@ -87,9 +88,7 @@ class PoolIndex:
         return self.index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
 
 
-def build_index(
-    pool: Any, clip: FrozenClip, cache_dir: Path | None = None, *, progress: bool = True
-) -> PoolIndex:
+def build_index(pool: Any, clip: FrozenClip) -> PoolIndex:
     """Embed a pool, or whatever `open_pool` takes, and index it; or find the index in the cache.
 
     Its key is the content of the CLIP and the files of the pool (names, sizes and times; of a set in memory
@@ -98,8 +97,8 @@ def build_index(
     one. DatasetError if none can be read.
     """
     pool = open_pool(pool)
-    folder = (cache_dir or default_cache_dir()) / "retrieval"
-    folder /= content_key(RECIPE, pool.fingerprint, clip.fingerprint)
+    key = content_key(RECIPE, pool.fingerprint, clip.fingerprint)
+    folder = default_cache_dir() / "retrieval" / key
     found = _open(folder, pool)
     if found is not None:
         return found
@@ -107,7 +106,7 @@ def build_index(
     starts = range(0, len(pool.ids), SHARD_SIZE)
     shards = [
         _cached_shard(folder / "features" / f"{start:09d}.npy", pool, start, clip)
-        for start in progress_bar(starts, total=len(starts), desc="embedding the pool", enabled=progress)
+        for start in progress(starts, total=len(starts), desc="embedding the pool")
     ]
     unreadable = [pool.ids[row] for row in np.flatnonzero(np.concatenate([_missing(s) for s in shards]))]
     if len(unreadable) == len(pool.ids):
@@ -174,22 +173,15 @@ def _open(folder: Path, pool: Pool) -> PoolIndex | None:
 
 def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Features:
     indices = range(start, min(start + SHARD_SIZE, len(pool.ids)))
-    found = _read_shard(path)
+    found = read_cached_array(path, "r")
     if found is not None and len(found) == len(indices):
         return found
     features = embed(pool, indices, clip)
     with write_atomically(path) as file:
         np.save(file, features, allow_pickle=False)
     # Mapped, so that memory holds one shard only. Gone again, if another process has finished the same index.
-    found = _read_shard(path)
+    found = read_cached_array(path, "r")
     return features if found is None else found
-
-
-def _read_shard(path: Path) -> Features | None:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent or damaged: embedding again gives the same
-        return None
 
 
 def _embed(pool: Pool, batch: Sequence[int], clip: FrozenClip) -> Features:

@@ -38,7 +38,6 @@ def invert_as_upstream(
     switches: Switches,
     *,
     cache_dir: Path | None = None,
-    progress: bool = True,
 ) -> EmbeddingStore:
     """Learn, or take from the cache, the vectors of every image; with no switch of this stage, as `invert`.
 
@@ -50,7 +49,7 @@ def invert_as_upstream(
     names = ("initialisation", "optimiser", "encoding", "group_size")
     own = Switches(**{name: getattr(switches, name) for name in names})
     if own == Switches(group_size=switches.group_size):
-        return invert(diffusion, real, settings, cache_dir=cache_dir, progress=progress)
+        return invert(diffusion, real, settings, cache_dir=cache_dir)
     check_invertible(diffusion, real, settings)
     recipe = (RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
     cache = InversionCache("inversion", recipe, cache_dir)
@@ -66,7 +65,6 @@ def invert_as_upstream(
         groups,
         lambda group: upstream_inversion_steps(diffusion, group, settings, switches),
         {settings.steps_per_image: record},
-        progress=progress,
     )
     return cache.store(real, keys, record)
 
