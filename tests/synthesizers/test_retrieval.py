@@ -329,14 +329,14 @@ def test_what_cannot_be_retrieved_is_refused_in_one_sentence(clip, pictures, toy
     pool = labelled(pictures, "pool")
     with pytest.raises(ValueError, match=r"images_per_real is 5, but only the k=4 nearest .* at least 5"):
         knn(clip, pool)(toy_images, images_per_real=5, seed=0)
-    with pytest.raises(DatasetError, match=r"the pool has 12 images, fewer than k=13; choose a smaller k"):
+    with pytest.raises(DatasetError, match=r"has 12 images, and k is 13: choose .* or a larger pool"):
         knn(clip, pool, k=13)(toy_images, images_per_real=1, seed=0)
     with pytest.raises(ValueError, match="k is 0"):
         knn(clip, pool, k=0)
     with pytest.raises(ValueError, match="duplicates is 'drop': choose one of keep, remove"):
         knn(clip, pool, duplicates="drop")
     index = build_index(pool, clip)
-    with pytest.raises(DatasetError, match="not 0: choose k from 1 to 12"):
+    with pytest.raises(DatasetError, match="k is 0: choose k from 1 to 12"):
         index.search(unit_vectors(1, index.index.d), 0)
     with pytest.raises(DatasetError, match="channels, not 3: search it with features of the CLIP"):
         index.search(unit_vectors(1, 3), 1)

@@ -104,13 +104,10 @@ def invert_latents(
     The codes of an image depend on the GAN, the settings, the seed, its pixels, label and id; to float
     tolerance, not on the other images. Each finished group is cached at once. `losses` are the last ones.
     """
-    cache = InversionCache(
-        "gan_inversion", (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
-    )
-    keys = [
-        content_key(image_id, pixels, label)
-        for image_id, pixels, label in zip(real.ids, real.images, real.labels.tolist(), strict=True)
-    ]
+    recipe = (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
+    cache = InversionCache("gan_inversion", recipe)
+    images = zip(real.ids, real.images, real.labels.tolist(), strict=True)
+    keys = [content_key(*image) for image in images]
     record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
     learn_missing(
         {settings.steps_per_image: cache},

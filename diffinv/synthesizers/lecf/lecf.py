@@ -66,8 +66,7 @@ class LECF:
     max_draws_factor: float = 4
 
     def __post_init__(self) -> None:
-        numbers = ("sentences_per_class", "max_draws_factor")
-        check_fields(self, counts=numbers, between={"threshold": (0, 1)})
+        check_fields(self, counts=("sentences_per_class", "max_draws_factor"), between={"threshold": (0, 1)})
         check_template("class_prompt", self.class_prompt)
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:

@@ -97,8 +97,7 @@ class WordToSentence:
     device: str | None = None  # None = the fastest one found
 
     def __post_init__(self) -> None:
-        counts = ("top_k", "max_new_tokens", "batch_size")
-        check_fields(self, counts=counts, above_zero=("temperature",))
+        check_fields(self, counts=("top_k", "max_new_tokens", "batch_size"), above_zero=("temperature",))
 
     def __call__(self, class_name: str, count: int, seed: int) -> list[str]:
         streams = [stream(seed, "sentence", class_name, number) for number in range(count)]
@@ -160,10 +159,8 @@ class _Gumbel(LogitsProcessor):
         self, input_ids: Int[Tensor, "sentence token"], scores: Float[Tensor, "sentence word"]
     ) -> Float[Tensor, "sentence word"]:
         # One number for every word, whichever are the best: ties must not shift a stream.
-        exponential = torch.stack(
-            [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.streams]
-        )
-        noisy = scores / self.temperature - exponential.log().to(scores)
+        exponential = [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.streams]
+        noisy = scores / self.temperature - torch.stack(exponential).log().to(scores)
         worst = scores.topk(min(self.top_k, scores.shape[1]), dim=1).values[:, -1:]
         return noisy.masked_fill(scores < worst, -torch.inf)
 

@@ -1,8 +1,4 @@
-"""Nearest neighbours of images in a pool: CLIP features in a local index on disk, made once a pool.
-
-The public service that searched LAION-5B, which the paper's retrieval baseline was run with, is gone; a pool
-of one's own takes its place.
-"""
+"""Nearest neighbours of images in a pool: CLIP features in a local index on disk, made once for each pool."""
 
 import math
 import shutil
@@ -65,7 +61,8 @@ class PoolIndex:
     def search(self, queries: Float[np.ndarray, "query feature"], k: int) -> Neighbours:
         """The `k` nearest images; DatasetError if the pool has fewer, or features of another width."""
         if not 1 <= k <= len(self):
-            raise DatasetError(f"the pool has {len(self)} images, not {k}: choose k from 1 to {len(self)}.")
+            remedy = f"choose k from 1 to {len(self)}, or a larger pool"
+            raise DatasetError(f"the pool has {len(self)} images, and k is {k}: {remedy}.")
         if queries.shape[1] != self.index.d:
             made = f"the index has {self.index.d} channels, not {queries.shape[1]}"
             raise DatasetError(f"{made}: search it with features of the CLIP that it was built with.")

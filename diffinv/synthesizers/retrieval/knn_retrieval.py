@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diffinv.artefacts.keys import content_key
-from diffinv.datasets import DatasetError, LabelledImages
+from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.clip import FrozenClip
@@ -90,13 +90,8 @@ class KNNRetrieval:
 
     def neighbours(self, real: LabelledImages) -> Neighbours:
         """The k nearest images of the pool for each real one, at rows of its `ids`."""
-        index = build_index(self.pool, self.clip)
-        if len(index) < self.k:
-            raise DatasetError(
-                f"the pool has {len(index)} images, fewer than k={self.k}; "
-                "choose a smaller k or a larger pool."
-            )
-        return index.search(embed(MemoryPool(real), range(len(real)), self.clip), self.k)
+        queries = embed(MemoryPool(real), range(len(real)), self.clip)
+        return build_index(self.pool, self.clip).search(queries, self.k)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -25,14 +25,7 @@ from diffinv.method.perturbation import (
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.synthesizers.base import (
-    Draw,
-    check_request,
-    describe_model,
-    numbered,
-    sample_record,
-    synthesize,
-)
+from diffinv.synthesizers.base import Draw, check_request, describe_model, sample_record, synthesize
 from diffinv.synthesizers.upstream.inversion import invert_as_upstream
 from diffinv.synthesizers.upstream.settings import Upstream
 
@@ -65,11 +58,8 @@ class UpstreamInversion:
         resized = real.resize(run.sampling.resolution or real.resolution)
         store = invert_as_upstream(self.diffusion, resized, self.settings.inversion, switches)
         # The whole set is in the key of every group, for the partners and means that are not the group's.
-        description = {
-            **self.describe(),
-            "images_per_real": images_per_real,
-            "whole": content_key(real.fingerprint, list(real.ids)),
-        }
+        whole = content_key(real.fingerprint, list(real.ids))
+        description = {**self.describe(), "images_per_real": images_per_real, "whole": whole}
         made = [
             synthesize(
                 real.subset(group),
@@ -90,7 +80,7 @@ class UpstreamInversion:
             seconds_per_sample=float(np.average(seconds, weights=[len(part) for part in made])),
         )
         # By copy, then by image: the order of every other synthesizer.
-        copies = [copy for group in run.groups for copy in numbered(len(group), images_per_real)[1]]
+        copies = np.concatenate([np.repeat(np.arange(images_per_real), len(group)) for group in run.groups])
         ordered = LabelledImages.concatenate(*made).subset(np.argsort(copies, kind="stable"))
         return replace(ordered, provenance=record)
 
