@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -45,6 +45,20 @@ class FrozenClip:
     def image_size(self) -> int:
         """Side in pixels that images are resized to."""
         return self.model.config.vision_config.image_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A key of the weights, vocabulary and image preparation, the same wherever it was loaded from."""
+        vision, text = self.model.config.vision_config, self.model.config.text_config
+        constants = {
+            "heads": [vision.num_attention_heads, text.num_attention_heads],
+            "activations": [vision.hidden_act, text.hidden_act],
+            "image_size": self.image_size,
+            "mean": self.image_mean.flatten().tolist(),
+            "std": self.image_std.flatten().tolist(),
+            "vocabulary": self.tokenizer.get_vocab(),
+        }
+        return content_key(weights_fingerprint(self.model), constants)
 
     @torch.no_grad()
     def image_features(self, images: Images, *, batch_size: int = 64) -> Features:
@@ -125,22 +139,3 @@ def _colour_statistics(place: str | Path) -> tuple[Sequence[float], Sequence[flo
         return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     record = json.loads(file.read_text(encoding="utf-8"))
     return record.get("image_mean", OPENAI_CLIP_MEAN), record.get("image_std", OPENAI_CLIP_STD)
-
-
-_FINGERPRINTS: "WeakKeyDictionary[FrozenClip, str]" = WeakKeyDictionary()
-
-
-def clip_fingerprint(clip: FrozenClip) -> str:
-    """A key of the CLIP's weights, vocabulary and image preparation, the same wherever it was loaded from."""
-    if clip not in _FINGERPRINTS:
-        vision, text = clip.model.config.vision_config, clip.model.config.text_config
-        constants = {
-            "heads": [vision.num_attention_heads, text.num_attention_heads],
-            "activations": [vision.hidden_act, text.hidden_act],
-            "image_size": clip.image_size,
-            "mean": clip.image_mean.flatten().tolist(),
-            "std": clip.image_std.flatten().tolist(),
-            "vocabulary": clip.tokenizer.get_vocab(),
-        }
-        _FINGERPRINTS[clip] = content_key(weights_fingerprint(clip.model), constants)
-    return _FINGERPRINTS[clip]

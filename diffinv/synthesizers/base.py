@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +14,7 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress
+from diffinv.method.sampling import Sampling
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -67,6 +68,12 @@ def describe_model(diffusion: FrozenDiffusion) -> dict[str, str]:
 def describe_settings(settings: Any) -> dict[str, Any]:
     """List a settings dataclass without its batch size, which changes only the speed."""
     return {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+
+
+def describe_sampling(sampling: Sampling) -> dict[str, Any]:
+    """List the settings of samples that are drawn at the real images' side where they name none."""
+    # Not None, which stood for the model's native side in earlier versions.
+    return {**describe_settings(sampling), "resolution": sampling.resolution or "that of the real images"}
 
 
 def numbered(count: int, images_per_real: int) -> tuple[list[int], list[int]]:
@@ -177,10 +184,11 @@ def _mean_seconds(shards: Sequence[_Shard]) -> float | None:
 
 def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> _Shard:
     record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
-    found = _Shard(
-        _read_shard(path, real.resolution)[: len(sources)],
-        (read_cached_json(record) or {}).get("seconds_per_sample"),
-    )
+    seconds = (read_cached_json(record) or {}).get("seconds_per_sample")
+    images = read_cached_array(path)
+    if images is None:
+        images = np.empty((0, real.resolution, real.resolution, 3), np.uint8)
+    found = _Shard(images[: len(sources)], seconds)
     if len(found.images) == len(sources):
         return found
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
@@ -196,8 +204,9 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     return whole
 
 
-def _read_shard(path: Path, resolution: int) -> UInt8[np.ndarray, "sample height width 3"]:
+def read_cached_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
+    """Read an array of the cache; None if absent or damaged, since making it again gives the same."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent or damaged: drawing it again gives the same images
-        return np.empty((0, resolution, resolution, 3), dtype=np.uint8)
+        return np.load(path, mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None

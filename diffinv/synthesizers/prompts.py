@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from diffinv.datasets import LabelledImages
+from diffinv.datasets.catalogue import Depiction
 from diffinv.foundation.randomness import sample_streams
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.synthesizers.base import check_request, describe_model, describe_settings, synthesize
+from diffinv.synthesizers.base import check_request, describe_model, describe_sampling, synthesize
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class Prompts:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1:
-            raise ValueError(f"template is {self.template!r}; write {{}} once, where the class name belongs.")
+        check_template("template", self.template)
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Draw, or find in the cache; a sample's `source` is the real image that it stands in for."""
@@ -45,16 +45,18 @@ class Prompts:
 
     def prompt(self, class_name: str) -> str:
         """Return the sentence for a class."""
-        return self.template.replace("{}", class_name.replace("_", " "))
+        return Depiction(self.template).prompt(class_name)
 
     def describe(self) -> dict[str, Any]:
         return {
             "synthesizer": "Prompts",
             "model": describe_model(self.diffusion),
             "template": self.template,
-            # Not None, which stood for the model's native side in earlier versions.
-            "sampling": {
-                **describe_settings(self.sampling),
-                "resolution": self.sampling.resolution or "that of the real images",
-            },
+            "sampling": describe_sampling(self.sampling),
         }
+
+
+def check_template(name: str, template: str) -> None:
+    """ValueError unless the template `name` has one place for the class name."""
+    if template.count("{}") != 1:
+        raise ValueError(f"{name} is {template!r}: write {{}} once, where the class name belongs.")

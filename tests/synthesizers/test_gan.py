@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 
     settings = replace(QUICK, optimiser_steps=150, generator_learning_rate=2e-3, channels=8)
     folder = tmp_path_factory.mktemp("gan")
-    return train_gan(make_toy_images(), settings, seed=0, device="cpu", cache_dir=folder, progress=False)
+    return train_gan(make_toy_images(), settings, seed=0, device="cpu", cache_dir=folder)
 
 
 def close(first, second):

@@ -80,6 +80,7 @@ def sampled(monkeypatch):
 def test_every_switch_is_flipped_by_one_difference_and_all_of_them_make_the_preset():
     names = Counter(name for difference in SWITCHED for name in difference.changes.get("switches", {}))
     assert names == Counter(each.name for each in fields(Switches) if each.name != "group_size")
+    assert all(getattr(UPSTREAM.switches, name) != getattr(OURS, name) for name in names)
     settings = replace(UPSTREAM, switches=OURS, inversion=Inversion(num_tokens=5, steps_per_image=3000))
     settings = replace(settings, sampling=replace(UPSTREAM.sampling, scheduler="DDIMScheduler", eta=0))
     for difference in SWITCHED:
@@ -231,7 +232,7 @@ def test_encoding_at_every_step_changes_the_work_but_not_the_vectors(
     tiny_diffusion, toy_images, images_encoded
 ):
     few, switches = toy_images.subset(range(4)), Switches(encoding="every_step")
-    again = invert_as_upstream(tiny_diffusion, few, QUICK, switches, progress=False)
+    again = invert_as_upstream(tiny_diffusion, few, QUICK, switches)
     assert sum(images_encoded) == QUICK.steps_per_image * len(few)
     images_encoded.clear()
     once = invert(tiny_diffusion, few, QUICK, progress=False)
@@ -244,7 +245,7 @@ def test_finished_groups_are_cached_and_the_grouping_counts(
     tiny_diffusion, toy_images, images_encoded, tmp_path
 ):
     switches = replace(DENSE, group_size=9)
-    settings = {"progress": False, "cache_dir": tmp_path}
+    settings = {"cache_dir": tmp_path}
     first = invert_as_upstream(tiny_diffusion, toy_images, QUICK, switches, **settings)
     images_encoded.clear()
     half = invert_as_upstream(tiny_diffusion, toy_images.subset(range(9, 18)), QUICK, switches, **settings)

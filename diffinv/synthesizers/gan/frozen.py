@@ -5,7 +5,7 @@ import warnings
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.networks import best_device
-from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.progress import progress
+from diffinv.synthesizers.base import Stage
 from diffinv.synthesizers.gan.architectures import Discriminator, Generator, working_side
 from diffinv.synthesizers.gan.training import (
     STEPS_PER_CHECK,
-    GANCollapsed,
     GANState,
     GANTraining,
     describe_collapse,
@@ -32,8 +32,6 @@ from diffinv.synthesizers.gan.training import (
 RECIPE = 1  # part of every cache key: to be raised when the same settings would give another GAN
 
 _COUNTS = ("steps_done", "seconds", "mean_discriminator_loss", "diversity", "collapsed_since")
-
-OnCollapse = Literal["raise", "warn"]
 
 
 class FrozenGAN:
@@ -49,6 +47,13 @@ class FrozenGAN:
     def collapsed(self) -> str | None:
         """What is wrong with it and what to try, in one sentence; None for a GAN that works."""
         return self.provenance["collapsed"]
+
+    @property
+    def stage(self) -> Stage:
+        """What the training cost: the discriminator sees a batch of images, the generator makes one."""
+        settings = self.provenance["settings"]
+        batches = settings["optimiser_steps"] * (settings["discriminator_updates"] + 1)
+        return Stage("GAN training", self.provenance["training_seconds"], batches * settings["batch_size"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -75,21 +80,6 @@ class FrozenGAN:
         """The codes of images of these classes."""
         return self.generator.codes(latents.to(self.device), torch.tensor(labels, device=self.device))
 
-    def require_success(self, on_collapse: OnCollapse) -> None:
-        """Raise GANCollapsed, or only warn, where the training came to nothing."""
-        if self.collapsed is None:
-            return
-        if on_collapse == "raise":
-            raise GANCollapsed(self.collapsed)
-        warnings.warn(self.collapsed, stacklevel=3)
-
-
-def check_on_collapse(on_collapse: str) -> None:
-    """ValueError unless it says what to do with a collapsed GAN."""
-    if on_collapse not in get_args(OnCollapse):
-        known = ", ".join(get_args(OnCollapse))
-        raise ValueError(f"on_collapse is {on_collapse!r}: choose one of {known}.")
-
 
 def train_gan(
     real: LabelledImages,
@@ -98,7 +88,6 @@ def train_gan(
     seed: int,
     device: str | torch.device | None = None,
     cache_dir: Path | None = None,
-    progress: bool = True,
 ) -> FrozenGAN:
     """Drain `gan_steps`, or find the result in the cache.
 
@@ -111,7 +100,7 @@ def train_gan(
     _resume(path, state)
     steps = gan_steps(real, settings, seed, state=state)
     total = settings.optimiser_steps - state.steps_done
-    for step in progress_bar(steps, total=total, desc="GAN", enabled=progress and total > 0):
+    for step in progress(steps, total=total, desc="GAN", enabled=total > 0):
         if step.step % STEPS_PER_CHECK == 0 or step.step == settings.optimiser_steps:
             _save(path, state)
     record = provenance(
@@ -127,15 +116,17 @@ def train_gan(
     return FrozenGAN(state, working_side(real.resolution), record)
 
 
-def _save(path: Path, state: GANState) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name in ("generator", "averaged", "discriminator"):
-        network = getattr(state, name).state_dict()
-        tensors |= {f"{name}.{key}": value.contiguous() for key, value in network.items()}
+def _tensors(state: GANState) -> dict[str, Tensor]:
+    """Every tensor of a training, alive, by its name on disk."""
+    parts = {name: getattr(state, name).state_dict() for name in ("generator", "averaged", "discriminator")}
     for number, optimiser in enumerate(state.optimisers):
         for index, weight in enumerate(optimiser.param_groups[0]["params"]):
-            for key, value in optimiser.state[weight].items():
-                tensors[f"optimiser.{number}.{index}.{key}"] = value.contiguous()
+            parts[f"optimiser.{number}.{index}"] = optimiser.state[weight]
+    return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+
+
+def _save(path: Path, state: GANState) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(state).items()}
     counts = {name: getattr(state, name) for name in _COUNTS}
     with write_atomically(path) as file:
         file.write(save(tensors, metadata={"counts": json.dumps(counts)}))
@@ -147,24 +138,18 @@ def _resume(path: Path, state: GANState) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             counts = json.loads(file.metadata()["counts"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         # Written in one piece, so the disk has spoilt it since; training again gives the same weights.
         warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
         return
-    for name in ("generator", "averaged", "discriminator"):
-        getattr(state, name).load_state_dict(_under(tensors, f"{name}."))
-    for number, optimiser in enumerate(state.optimisers):
-        for index, weight in enumerate(optimiser.param_groups[0]["params"]):
-            moments = _under(tensors, f"optimiser.{number}.{index}.")
-            # In the memory order of the weight, which the fused optimiser takes for granted.
-            optimiser.state[weight] = {
-                key: value.to(weight.device) if key == "step" else torch.empty_like(weight).copy_(value)
-                for key, value in moments.items()
-            }
+    for optimiser in state.optimisers:
+        for weight in optimiser.param_groups[0]["params"]:
+            # What Adam makes in its first step, in the weight's memory order, which it takes for granted.
+            moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+            optimiser.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    with torch.no_grad():
+        for name, tensor in _tensors(state).items():
+            tensor.copy_(saved[name])
     for name in _COUNTS:
         setattr(state, name, counts[name])
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,16 +1,20 @@
 """A class-conditional GAN trained on the real images alone: what a generator makes that saw nothing else."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import sample_streams
-from diffinv.synthesizers.base import Stage, check_request, synthesize
-from diffinv.synthesizers.gan.frozen import FrozenGAN, OnCollapse, check_on_collapse, train_gan
-from diffinv.synthesizers.gan.training import GANTraining
+from diffinv.synthesizers.base import check_request, synthesize
+from diffinv.synthesizers.gan.frozen import FrozenGAN, train_gan
+from diffinv.synthesizers.gan.training import GANCollapsed, GANTraining
+
+OnCollapse = Literal["raise", "warn"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,12 @@ class GAN:
     device: str | None = None  # None = the fastest one found
 
     def __post_init__(self) -> None:
-        check_on_collapse(self.on_collapse)
+        check_fields(self)
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Train and draw, or find in the cache; GANCollapsed if the training came to nothing."""
         check_request(real, images_per_real)
-        gan = train_gan(real, self.training, seed=resolve_seed(self.training_seed, seed), device=self.device)
-        gan.require_success(self.on_collapse)
+        gan = self.trained(real, seed)
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
             streams = sample_streams(seed, "gan sample", real.ids, sources, copies)
@@ -47,25 +50,19 @@ class GAN:
             self.describe(),
             images_per_real=images_per_real,
             seed=seed,
-            stages=[training_stage(gan)],
+            stages=[gan.stage],
             gan=gan.provenance,
         )
 
+    def trained(self, real: LabelledImages, seed: int) -> FrozenGAN:
+        """The GAN that makes the samples of this seed; GANCollapsed, or a warning, if it came to nothing."""
+        own = seed if self.training_seed is None else self.training_seed
+        gan = train_gan(real, self.training, seed=own, device=self.device)
+        if gan.collapsed and self.on_collapse == "raise":
+            raise GANCollapsed(gan.collapsed)
+        if gan.collapsed:
+            warnings.warn(gan.collapsed, stacklevel=3)
+        return gan
+
     def describe(self) -> dict[str, Any]:
-        return {
-            "synthesizer": "GAN",
-            "training": asdict(self.training),
-            "training_seed": self.training_seed,
-        }
-
-
-def resolve_seed(training_seed: int | None, seed: int) -> int:
-    """The seed that a GAN is trained with, given that of the samples."""
-    return seed if training_seed is None else training_seed
-
-
-def training_stage(gan: FrozenGAN) -> Stage:
-    """What the training cost: the discriminator sees a batch of images, the generator makes one."""
-    settings = gan.provenance["settings"]
-    updates = settings["optimiser_steps"] * (settings["discriminator_updates"] + 1) * settings["batch_size"]
-    return Stage("GAN training", gan.provenance["training_seconds"], updates)
+        return {"synthesizer": "GAN", "training": asdict(self.training), "training_seed": self.training_seed}

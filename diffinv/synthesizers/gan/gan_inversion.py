@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.method.perturbation import Perturbation, conditioning_for, require_partners
 from diffinv.synthesizers.base import Stage, check_request, describe_settings, synthesize
-from diffinv.synthesizers.gan.frozen import OnCollapse, check_on_collapse, train_gan
-from diffinv.synthesizers.gan.gan import resolve_seed, training_stage
+from diffinv.synthesizers.gan.gan import GAN, OnCollapse
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion, invert_latents, render
 from diffinv.synthesizers.gan.training import GANTraining
 
@@ -32,35 +32,30 @@ class GANInversion:
     device: str | None = None  # None = the fastest one found
 
     def __post_init__(self) -> None:
-        check_on_collapse(self.on_collapse)
-        _ = self._perturbation
+        check_fields(self, at_least={"noise_std": 0}, between={"interpolation_weight": (0, 1)})
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Train, invert and draw, or find in the cache; ValueError before any work that could not be used."""
         check_request(real, images_per_real)
         if self.interpolation_weight > 0:
             require_partners(real.labels, real.labels, real.class_names)
-        training_seed = resolve_seed(self.training_seed, seed)
-        gan = train_gan(real, self.training, seed=training_seed, device=self.device)
-        gan.require_success(self.on_collapse)
-        store = invert_latents(gan, real, self.inversion, seed=training_seed)
+        gan = GAN(self.training, self.on_collapse, self.training_seed, self.device).trained(real, seed)
+        store = invert_latents(gan, real, self.inversion, seed=gan.provenance["seed"])
+        perturbation = Perturbation(self.noise_std, self.interpolation_weight)
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            codes = conditioning_for(store, sources, copies, self._perturbation, seed)
+            codes = conditioning_for(store, sources, copies, perturbation, seed)
             return render(gan, codes, real.labels[sources], self.inversion.space)
 
         updates = self.inversion.steps_per_image * len(real)
-        stages = [
-            training_stage(gan),
-            Stage("latent inversion", store.provenance["learning_seconds"], updates),
-        ]
+        inversion = Stage("latent inversion", store.provenance["learning_seconds"], updates)
         return synthesize(
             real,
             draw,
             self.describe(),
             images_per_real=images_per_real,
             seed=seed,
-            stages=stages,
+            stages=[gan.stage, inversion],
             gan=gan.provenance,
         )
 
@@ -73,7 +68,3 @@ class GANInversion:
             "interpolation_weight": self.interpolation_weight,
             "training_seed": self.training_seed,
         }
-
-    @property
-    def _perturbation(self) -> Perturbation:
-        return Perturbation(noise_std=self.noise_std, interpolation_weight=self.interpolation_weight)

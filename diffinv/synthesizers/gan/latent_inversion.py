@@ -1,6 +1,6 @@
 """Codes that reproduce each real image, found by gradient descent through a frozen GAN."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -64,26 +64,22 @@ def latent_inversion_steps(
         wanted = gan.discriminator.features(target)
 
     def losses_of(codes: Float[Tensor, "image layer code"]) -> Float[Tensor, " image"]:
-        pixels = gan.generator(_rendered(gan, codes, labels, settings.space))
+        pixels = gan.generator(_for_each_layer(gan, codes, labels, settings.space))
         loss = _mean_square(pixels - target) + settings.prior_weight * _mean_square(codes - middle)
         if settings.feature_weight:
             found = gan.discriminator.features(pixels)
-            scales = [
-                _mean_square(f - w) / (_mean_square(w) + 1e-6) for f, w in zip(found, wanted, strict=True)
-            ]
+            pairs = zip(found, wanted, strict=True)
+            scales = [_mean_square(f - w) / (_mean_square(w) + 1e-6) for f, w in pairs]
             loss = loss + settings.feature_weight * torch.stack(scales).mean(dim=0)
         return loss
 
-    latents = torch.stack(
-        [
-            torch.randn(
-                settings.candidates, gan.generator.latent_dim, generator=stream(seed, "candidates", name)
-            )
-            for name in real.ids
-        ]
-    )
-    starts = (_start(gan, each, labels, settings.space) for each in latents.unbind(dim=1))
-    codes = _best(starts, losses_of).requires_grad_()
+    shape = (settings.candidates, gan.generator.latent_dim)
+    streams = [stream(seed, "candidates", name) for name in real.ids]
+    latents = torch.stack([torch.randn(shape, generator=own) for own in streams], dim=1)
+    with torch.no_grad():
+        starts = torch.stack([_start(gan, each, labels, settings.space) for each in latents])
+        best = torch.stack([losses_of(codes) for codes in starts]).argmin(dim=0)
+    codes = starts[best, torch.arange(len(real), device=gan.device)].requires_grad_()
     # Elementwise updates of a sum over images: one optimiser over the table is one optimiser an image.
     optimiser = torch.optim.Adam([codes], lr=settings.learning_rate)
     for step in range(settings.steps_per_image):
@@ -101,20 +97,17 @@ def latent_inversion_steps(
 
 
 def invert_latents(
-    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, *, seed: int, progress: bool = True
+    gan: FrozenGAN, real: LabelledImages, settings: LatentInversion, *, seed: int
 ) -> EmbeddingStore:
     """Find, or take from the cache, the codes of every image, as a store of vectors [image, layer, code].
 
     The codes of an image depend on the GAN, the settings, the seed, its pixels, label and id; to float
     tolerance, not on the other images. Each finished group is cached at once. `losses` are the last ones.
     """
-    cache = InversionCache(
-        "gan_inversion", (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
-    )
-    keys = [
-        content_key(image_id, pixels, label)
-        for image_id, pixels, label in zip(real.ids, real.images, real.labels.tolist(), strict=True)
-    ]
+    recipe = (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
+    cache = InversionCache("gan_inversion", recipe)
+    images = zip(real.ids, real.images, real.labels.tolist(), strict=True)
+    keys = [content_key(*image) for image in images]
     record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
     learn_missing(
         {settings.steps_per_image: cache},
@@ -125,7 +118,6 @@ def invert_latents(
         {settings.steps_per_image: record},
         desc="GAN inversion",
         averaged_share=0,
-        progress=progress,
     )
     return cache.store(real, keys, record)
 
@@ -135,35 +127,17 @@ def render(
 ) -> UInt8[np.ndarray, "image height width 3"]:
     """The images of codes of either space, uint8 at the GAN's side."""
     places = torch.tensor(labels, device=gan.device)
-    return gan.images(_rendered(gan, codes.to(gan.device), places, space))
+    return gan.images(_for_each_layer(gan, codes.to(gan.device), places, space))
 
 
 @torch.no_grad()
-def _start(
-    gan: FrozenGAN, latents: Tensor, labels: Tensor, space: Space
-) -> Float[Tensor, "image layer code"]:
+def _start(gan: FrozenGAN, latents: Tensor, labels: Tensor, space: Space) -> Tensor:
     latents = latents.to(gan.device)
     return latents[:, None] if space == "z" else gan.generator.codes(latents, labels)
 
 
-def _rendered(
-    gan: FrozenGAN, codes: Tensor, labels: Tensor, space: Space
-) -> Float[Tensor, "image layer code"]:
+def _for_each_layer(gan: FrozenGAN, codes: Tensor, labels: Tensor, space: Space) -> Tensor:
     return gan.generator.codes(codes[:, 0], labels) if space == "z" else codes
-
-
-@torch.no_grad()
-def _best(
-    starts: Iterator[Float[Tensor, "image layer code"]], losses_of: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "image layer code"]:
-    best = next(starts).clone()
-    least = losses_of(best)
-    for codes in starts:
-        losses = losses_of(codes)
-        better = losses < least
-        least = torch.where(better, losses, least)
-        best[better] = codes[better]
-    return best
 
 
 def _mean_square(difference: Tensor) -> Float[Tensor, " image"]:

@@ -71,24 +71,17 @@ class GANState:
     def __init__(
         self, real: LabelledImages, settings: GANTraining, *, seed: int, device: torch.device
     ) -> None:
-        networks = build_networks(
-            working_side(real.resolution),
-            real.num_classes,
-            settings.latent_dim,
-            settings.channels,
-            seed=seed,
-        )
+        side, sizes = working_side(real.resolution), (settings.latent_dim, settings.channels)
+        networks = build_networks(side, real.num_classes, *sizes, seed=seed)
         for network in networks:  # a tenth faster on CPUs than the default
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator, self.discriminator = networks
         self.averaged = deepcopy(self.generator).requires_grad_(False)
         self.device = device
+        rates = (settings.generator_learning_rate, settings.discriminator_learning_rate)
         self.optimisers = [
             torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.99), fused=True)
-            for network, rate in (
-                (self.generator, settings.generator_learning_rate),
-                (self.discriminator, settings.discriminator_learning_rate),
-            )
+            for network, rate in zip(networks, rates, strict=True)
         ]
         self.steps_done, self.seconds = 0, 0.0
         self.mean_discriminator_loss = 2.0  # running; that of a discriminator which says 0 to everything
@@ -107,12 +100,7 @@ class GANStep:
 
 
 def gan_steps(
-    real: LabelledImages,
-    settings: GANTraining,
-    seed: int,
-    *,
-    device: str | torch.device | None = None,
-    state: GANState | None = None,
+    real: LabelledImages, settings: GANTraining, seed: int, *, state: GANState | None = None
 ) -> Iterator[GANStep]:
     """Train step by step from a fresh state, or on from a given one.
 
@@ -121,7 +109,7 @@ def gan_steps(
     """
     if not len(real):
         raise ValueError("there is no image to train a GAN on: give a dataset with at least one.")
-    state = state or GANState(real, settings, seed=seed, device=torch.device(device or best_device()))
+    state = state or GANState(real, settings, seed=seed, device=torch.device(best_device()))
     pixels = as_pixels(real, working_side(real.resolution), state.device)
     labels = torch.tensor(real.labels, device=state.device)
     few = _first_of_each_class(real.labels)
@@ -188,7 +176,8 @@ def _step(
         state.discriminator.requires_grad_(False)
         generator_loss = -_judge(state, fake, classes, settings, random).mean()
         if real_diversity:
-            shortfall = F.relu(1 - _distance_of_pairs(fake) / real_diversity)
+            first, second = fake.flatten(1).chunk(2)
+            shortfall = F.relu(1 - (first - second).norm(dim=1).mean() / real_diversity)
             generator_loss = generator_loss + settings.diversity_weight * shortfall
         _descend(state.optimisers[0], generator_loss)
         state.discriminator.requires_grad_(True)
@@ -205,11 +194,6 @@ def _judge(
 ) -> Float[Tensor, " image"]:
     shown = augment_differentiably(images, random) if settings.augment else images
     return state.discriminator(shown, labels)
-
-
-def _distance_of_pairs(fake: Float[Tensor, "image 3 side side"]) -> Float[Tensor, ""]:
-    first, second = fake.flatten(1).chunk(2)
-    return (first - second).norm(dim=1).mean()
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -34,6 +34,15 @@ def select(confidences: Float[np.ndarray, " draw"], need: int, threshold: float)
     return Selection(np.concatenate([passing, surest]), len(confidences), len(passing))
 
 
+def draws_lacking(selection: Selection, need: int, limit: int) -> int:
+    """How many more draws fill a class if they pass as often as those so far; never beyond the limit."""
+    missing = need - selection.passed
+    if missing <= 0:
+        return 0
+    rate = max(selection.passed, 1) / max(selection.drawn, 1)
+    return max(0, min(math.ceil(missing / rate), limit - selection.drawn))
+
+
 def keeps_nothing(name: str, confidences: Float[np.ndarray, " draw"], threshold: float) -> FilterError:
     """The error of a class whose samples all fall below the threshold."""
     tenth = float(np.quantile(confidences, 0.9, method="lower"))

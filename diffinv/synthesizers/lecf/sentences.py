@@ -4,7 +4,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, product
+from itertools import product
 from typing import Any, Protocol
 
 import torch
@@ -53,29 +53,23 @@ class AttributeGrammar:
     template: str = "a {colour} {style} {name} icon on {background}"
 
     def __post_init__(self) -> None:
-        known = {"colour", "style", "name", "background"}
         try:
-            fields = [
-                field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None
-            ]
+            places = [place for _, place, _, _ in string.Formatter().parse(self.template)]
         except ValueError:  # a single brace
-            fields = []
-        if fields.count("name") != 1 or not known.issuperset(fields):
+            places = []
+        # The text after the last place has None for one.
+        if places.count("name") != 1 or not {*places} <= {"colour", "style", "name", "background", None}:
             raise ValueError(
                 f"template is {self.template!r}; write {{name}} once and, if you like, {{colour}}, {{style}} "
                 "and {background}."
             )
 
     def __call__(self, class_name: str, count: int, seed: int) -> list[str]:
-        pairs = [
-            (front, back)
-            for front, back in product(COLOURS, repeat=2)
-            if abs(COLOURS[front] - COLOURS[back]) > LEAST_CONTRAST
-        ]
         name = spoken(class_name)
         every = [
             " ".join(self.template.format(colour=front, background=back, style=style, name=name).split())
-            for (front, back), style in product(pairs, STYLES)
+            for front, back, style in product(COLOURS, COLOURS, STYLES)
+            if abs(COLOURS[front] - COLOURS[back]) > LEAST_CONTRAST
         ]
         every = list(dict.fromkeys(every))  # a template without some of the words says less
         order = numpy_stream(seed, "grammar", class_name).permutation(len(every))
@@ -103,16 +97,12 @@ class WordToSentence:
     device: str | None = None  # None = the fastest one found
 
     def __post_init__(self) -> None:
-        counts = ("top_k", "max_new_tokens", "batch_size")
-        check_fields(self, counts=counts, above_zero=("temperature",))
+        check_fields(self, counts=("top_k", "max_new_tokens", "batch_size"), above_zero=("temperature",))
 
     def __call__(self, class_name: str, count: int, seed: int) -> list[str]:
-        numbers = iter(range(count))
-        sentences: list[str] = []
-        while batch := list(islice(numbers, self.batch_size)):
-            streams = [stream(seed, "sentence", class_name, number) for number in batch]
-            sentences += self._write(spoken(class_name), streams)
-        return sentences
+        streams = [stream(seed, "sentence", class_name, number) for number in range(count)]
+        batches = (streams[start : start + self.batch_size] for start in range(0, count, self.batch_size))
+        return [sentence for batch in batches for sentence in self._write(spoken(class_name), batch)]
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -169,10 +159,8 @@ class _Gumbel(LogitsProcessor):
         self, input_ids: Int[Tensor, "sentence token"], scores: Float[Tensor, "sentence word"]
     ) -> Float[Tensor, "sentence word"]:
         # One number for every word, whichever are the best: ties must not shift a stream.
-        exponential = torch.stack(
-            [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.streams]
-        )
-        noisy = scores / self.temperature - exponential.log().to(scores)
+        exponential = [torch.empty(scores.shape[1]).exponential_(generator=own) for own in self.streams]
+        noisy = scores / self.temperature - torch.stack(exponential).log().to(scores)
         worst = scores.topk(min(self.top_k, scores.shape[1]), dim=1).values[:, -1:]
         return noisy.masked_fill(scores < worst, -torch.inf)
 

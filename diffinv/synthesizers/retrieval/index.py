@@ -1,8 +1,4 @@
-"""Nearest neighbours of images in a pool: CLIP features in a local index on disk, made once a pool.
-
-The public service that searched LAION-5B, which the paper's retrieval baseline was run with, is gone; a pool
-of one's own takes its place.
-"""
+"""Nearest neighbours of images in a pool: CLIP features in a local index on disk, made once for each pool."""
 
 import math
 import shutil
@@ -11,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,9 +15,10 @@ from jaxtyping import Float, Int
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_json, write_atomically, write_json
 from diffinv.datasets import DatasetError
-from diffinv.foundation.progress import progress as progress_bar
+from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import numpy_stream
-from diffinv.models.clip import FrozenClip, clip_fingerprint
+from diffinv.models.clip import FrozenClip
+from diffinv.synthesizers.base import read_cached_array
 from diffinv.synthesizers.retrieval.pools import Pool, open_pool
 
 RECIPE = 1  # part of every key: to be raised when the same pool would give another index
@@ -41,6 +38,13 @@ Features = Float[np.ndarray, "row feature"]
 Shard = Float[np.ndarray, "_ feature"]  # of as many rows as it has: shards need not be equal
 
 
+class Neighbours(NamedTuple):
+    """The images of a pool most like each query, nearest first."""
+
+    rows: Int[np.ndarray, "query k"]  # in the pool
+    cosines: Float[np.ndarray, "query k"]
+
+
 @dataclass(frozen=True, eq=False)
 class PoolIndex:
     """A pool with the index of its features, which stays on disk and is read page by page."""
@@ -54,28 +58,24 @@ class PoolIndex:
         """The number of images that can be found."""
         return self.index.ntotal
 
-    def search(
-        self, queries: Float[np.ndarray, "query feature"], k: int
-    ) -> tuple[Int[np.ndarray, "query k"], Float[np.ndarray, "query k"]]:
-        """The rows in the pool of the `k` images most like each query, nearest first, and their cosines.
-
-        DatasetError if the pool has fewer images than that, or features of another width.
-        """
+    def search(self, queries: Float[np.ndarray, "query feature"], k: int) -> Neighbours:
+        """The `k` nearest images; DatasetError if the pool has fewer, or features of another width."""
         if not 1 <= k <= len(self):
-            raise DatasetError(f"the pool has {len(self)} images, not {k}: choose k from 1 to {len(self)}.")
+            remedy = f"choose k from 1 to {len(self)}, or a larger pool"
+            raise DatasetError(f"the pool has {len(self)} images, and k is {k}: {remedy}.")
         if queries.shape[1] != self.index.d:
             made = f"the index has {self.index.d} channels, not {queries.shape[1]}"
             raise DatasetError(f"{made}: search it with features of the CLIP that it was built with.")
-        rows = np.empty((len(queries), k), np.int64)
-        cosines = np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            part = slice(start, start + QUERIES_AT_ONCE)
-            cosines[part], rows[part] = self._search(queries[part], k, PROBED_LISTS)
+        found = [
+            self._search(queries[start : start + QUERIES_AT_ONCE], k, PROBED_LISTS)
+            for start in range(0, len(queries), QUERIES_AT_ONCE)
+        ]
+        cosines, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # The nearest lists may together hold fewer than k: those few queries look into all of them.
         short = np.flatnonzero((rows < 0).any(axis=1))
         if len(short):
             cosines[short], rows[short] = self._search(queries[short], k, self.index.nlist)
-        return rows, cosines
+        return Neighbours(rows, cosines)
 
     def _search(self, queries: Features, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
         import faiss
@@ -85,9 +85,7 @@ class PoolIndex:
         return self.index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
 
 
-def build_index(
-    pool: Any, clip: FrozenClip, cache_dir: Path | None = None, *, progress: bool = True
-) -> PoolIndex:
+def build_index(pool: Any, clip: FrozenClip) -> PoolIndex:
     """Embed a pool, or whatever `open_pool` takes, and index it; or find the index in the cache.
 
     Its key is the content of the CLIP and the files of the pool (names, sizes and times; of a set in memory
@@ -96,8 +94,8 @@ def build_index(
     one. DatasetError if none can be read.
     """
     pool = open_pool(pool)
-    folder = (cache_dir or default_cache_dir()) / "retrieval"
-    folder /= content_key(RECIPE, pool.fingerprint, clip_fingerprint(clip))
+    key = content_key(RECIPE, pool.fingerprint, clip.fingerprint)
+    folder = default_cache_dir() / "retrieval" / key
     found = _open(folder, pool)
     if found is not None:
         return found
@@ -105,7 +103,7 @@ def build_index(
     starts = range(0, len(pool.ids), SHARD_SIZE)
     shards = [
         _cached_shard(folder / "features" / f"{start:09d}.npy", pool, start, clip)
-        for start in progress_bar(starts, total=len(starts), desc="embedding the pool", enabled=progress)
+        for start in progress(starts, total=len(starts), desc="embedding the pool")
     ]
     unreadable = [pool.ids[row] for row in np.flatnonzero(np.concatenate([_missing(s) for s in shards]))]
     if len(unreadable) == len(pool.ids):
@@ -149,14 +147,8 @@ def write_index(shards: Sequence[Shard], path: Path) -> None:
 
 def embed(pool: Pool, indices: Sequence[int], clip: FrozenClip) -> Features:
     """CLIP's features of some images of a pool, each of length 1, in batches; NaN where one is unreadable."""
-    parts = []
-    for start in range(0, len(indices), BATCH_SIZE):
-        batch = indices[start : start + BATCH_SIZE]
-        try:
-            parts.append(clip.image_features(pool.images(batch, clip.image_size)).numpy())
-        except DatasetError:  # of one of them, seldom: only then they are read one by one
-            parts.extend(_embed_one(pool, index, clip) for index in batch)
-    return np.concatenate(parts)
+    starts = range(0, len(indices), BATCH_SIZE)
+    return np.concatenate([_embed(pool, indices[start : start + BATCH_SIZE], clip) for start in starts])
 
 
 def open_index(path: Path) -> Any:
@@ -178,29 +170,24 @@ def _open(folder: Path, pool: Pool) -> PoolIndex | None:
 
 def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Features:
     indices = range(start, min(start + SHARD_SIZE, len(pool.ids)))
-    found = _read_shard(path)
+    found = read_cached_array(path, "r")
     if found is not None and len(found) == len(indices):
         return found
     features = embed(pool, indices, clip)
     with write_atomically(path) as file:
         np.save(file, features, allow_pickle=False)
     # Mapped, so that memory holds one shard only. Gone again, if another process has finished the same index.
-    found = _read_shard(path)
+    found = read_cached_array(path, "r")
     return features if found is None else found
 
 
-def _read_shard(path: Path) -> Features | None:
+def _embed(pool: Pool, batch: Sequence[int], clip: FrozenClip) -> Features:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent or damaged: embedding again gives the same
-        return None
-
-
-def _embed_one(pool: Pool, index: int, clip: FrozenClip) -> Features:
-    try:
-        return clip.image_features(pool.images([index], clip.image_size)).numpy()
-    except DatasetError:
-        return np.full((1, clip.model.config.projection_dim), np.nan, np.float32)
+        return clip.image_features(pool.images(batch, clip.image_size)).numpy()
+    except DatasetError:  # of one of them, seldom: only then they are read one by one
+        if len(batch) == 1:
+            return np.full((1, clip.model.config.projection_dim), np.nan, np.float32)
+        return np.concatenate([_embed(pool, [index], clip) for index in batch])
 
 
 def _missing(shard: Features) -> np.ndarray:

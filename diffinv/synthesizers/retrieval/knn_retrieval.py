@@ -2,32 +2,24 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from diffinv.artefacts.keys import content_key
-from diffinv.datasets import DatasetError, LabelledImages
+from diffinv.datasets import LabelledImages
+from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import numpy_stream
-from diffinv.models.clip import FrozenClip, clip_fingerprint
+from diffinv.models.clip import FrozenClip
 from diffinv.synthesizers.base import Stage, check_request, labelled, sample_record
-from diffinv.synthesizers.retrieval.index import build_index, embed
+from diffinv.synthesizers.retrieval.index import Neighbours, build_index, embed
 from diffinv.synthesizers.retrieval.pools import EMBEDDED_POOL, MemoryPool, Pool, open_pool
 
-RECIPE = (
-    1  # part of the description, hence of every cache key: raised when the same settings give other images
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbours:
-    """The nearest images of the pool for each real image, nearest first."""
-
-    rows: Int[np.ndarray, "image k"]  # in the pool
-    cosines: Float[np.ndarray, "image k"]
+RECIPE = 1  # part of every cache key: to be raised when the same settings would give other images
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,7 @@ class KNNRetrieval:
     duplicates: Literal["keep", "remove"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; choose at least 1.")
-        if self.duplicates not in ("keep", "remove"):
-            raise ValueError(f'duplicates is {self.duplicates!r}; choose "keep" or "remove".')
+        check_fields(self, counts=("k",))
 
     def __call__(self, real: LabelledImages, *, images_per_real: int = 1, seed: int = 0) -> LabelledImages:
         """Retrieve; ValueError if images_per_real is above k, DatasetError if the pool is smaller than k."""
@@ -62,15 +51,26 @@ class KNNRetrieval:
                 f"images_per_real is {images_per_real}, but only the k={self.k} nearest images of the pool "
                 f"are drawn from; choose k of at least {images_per_real}."
             )
-        pool, index = open_pool(self.pool), build_index(self.pool, self.clip)
+        index = build_index(self.pool, self.clip)
         started = time.perf_counter()
         neighbours = self.neighbours(real)
-        drawing = _Drawing(pool, real, distinct=self.duplicates == "remove")
+        orders = [numpy_stream(seed, "retrieved", name).permutation(self.k) for name in real.ids]
+        # Each copy goes on in a real image's row of candidates where the one before it stopped.
+        candidates = [iter(rows[order].tolist()) for rows, order in zip(neighbours.rows, orders, strict=True)]
+        picture = cache(lambda row: index.pool.images([row], real.resolution)[0])  # each is read once
+        pixels = cache(lambda row: content_key(picture(row)))
+        drawn: dict[tuple[int, int], int] = {}  # copy and source -> row
+        taken: set[str] = set()
         for copy in range(images_per_real):
             # Where pictures run out, no real image, and so no class, is always the first to choose.
             for source in numpy_stream(seed, "turn", copy).permutation(len(real)).tolist():
-                order = numpy_stream(seed, "retrieved", real.ids[source]).permutation(self.k)
-                drawing.draw(source, copy, neighbours.rows[source, order].tolist())
+                for row in candidates[source]:
+                    if self.duplicates == "keep" or pixels(row) not in taken:
+                        taken.add(pixels(row))
+                        drawn[copy, source] = row
+                        break
+        copies, sources = zip(*sorted(drawn), strict=True)  # by copy first, as those of every synthesizer
+        rows = [drawn[place] for place in sorted(drawn)]
         seconds = time.perf_counter() - started
         record = sample_record(
             real,
@@ -78,85 +78,43 @@ class KNNRetrieval:
             images_per_real=images_per_real,
             seed=seed,
             started=started,
-            seconds_per_sample=seconds / max(1, len(drawing.drawn)),
+            seconds_per_sample=seconds / len(rows),
             stages=[Stage("index", index.seconds)],
-            pool_images=len(pool.ids),
+            pool_images=len(index.pool.ids),
             mean_cosine=round(float(neighbours.cosines.mean()), 4),
-            **drawing.counts(images_per_real),
+            distinct_images=len(set(rows)),
+            distinct_pixels=len(taken),
+            **_counts(real, images_per_real, sources, [pixels(row) for row in rows]),
         )
-        drawn = sorted(drawing.drawn)  # by copy first, as those of every synthesizer
-        images = drawing.images([drawing.drawn[key] for key in drawn])
-        return labelled(real, images, [source for _, source in drawn], [copy for copy, _ in drawn], record)
+        return labelled(real, np.stack([picture(row) for row in rows]), sources, copies, record)
 
     def neighbours(self, real: LabelledImages) -> Neighbours:
         """The k nearest images of the pool for each real one, at rows of its `ids`."""
-        index = build_index(self.pool, self.clip)
-        if len(index) < self.k:
-            raise DatasetError(
-                f"the pool has {len(index)} images, fewer than k={self.k}; "
-                "choose a smaller k or a larger pool."
-            )
         queries = embed(MemoryPool(real), range(len(real)), self.clip)
-        return Neighbours(*index.search(queries, self.k))
+        return build_index(self.pool, self.clip).search(queries, self.k)
 
     def describe(self) -> dict[str, Any]:
         return {
             "synthesizer": "KNNRetrieval",
             "recipe": RECIPE,
-            "clip": clip_fingerprint(self.clip),
+            "clip": self.clip.fingerprint,
             "pool": open_pool(self.pool).fingerprint,
             "k": self.k,
             "duplicates": self.duplicates,
         }
 
 
-class _Drawing:
-    """The pictures drawn so far: each is read once, and known by its pixels."""
-
-    def __init__(self, pool: Pool, real: LabelledImages, *, distinct: bool) -> None:
-        self.pool, self.real, self.distinct = pool, real, distinct
-        self.drawn: dict[tuple[int, int], int] = {}  # copy and source -> row
-        self._next = [0] * len(real)
-        self._images: dict[int, UInt8[np.ndarray, "side side 3"]] = {}
-        self._pixels: dict[int, str] = {}
-        self._taken: set[str] = set()
-
-    def draw(self, source: int, copy: int, candidates: list[int]) -> None:
-        """Take the source's next candidate; if pictures must be distinct, the next whose own is free."""
-        while self._next[source] < len(candidates):
-            row = candidates[self._next[source]]
-            self._next[source] += 1
-            pixels = self._pixels_of(row)
-            if not (self.distinct and pixels in self._taken):
-                self._taken.add(pixels)
-                self.drawn[copy, source] = row
-                return
-
-    def images(self, rows: list[int]) -> UInt8[np.ndarray, "image side side 3"]:
-        """Pictures that were drawn."""
-        empty = np.empty((0, *self.real.images.shape[1:]), np.uint8)
-        return np.stack([self._images[row] for row in rows]) if rows else empty
-
-    def counts(self, images_per_real: int) -> dict[str, Any]:
-        """What is to be said of all that was drawn."""
-        labels = self.real.labels[[source for _, source in self.drawn]]
-        pixels = [self._pixels[row] for row in self.drawn.values()]
-        wanted, found = (
-            np.bincount(each, minlength=self.real.num_classes) for each in (self.real.labels, labels)
-        )
-        missing = (images_per_real * wanted - found).tolist()
-        classes = Counter(key for key, _ in set(zip(pixels, labels.tolist(), strict=True)))
-        own = {content_key(image) for image in self.real.images}
-        return {
-            "distinct_images": len(set(self.drawn.values())),
-            "distinct_pixels": len(self._taken),
-            "in_several_classes": sum(count > 1 for count in classes.values()),
-            "equal_to_a_real_image": sum(key in own for key in pixels),
-            "missing": dict(zip(self.real.class_names, missing, strict=True)),
-        }
-
-    def _pixels_of(self, row: int) -> str:
-        if row not in self._pixels:
-            (self._images[row],) = self.pool.images([row], self.real.resolution)
-            self._pixels[row] = content_key(self._images[row])
-        return self._pixels[row]
+def _counts(
+    real: LabelledImages, images_per_real: int, sources: Sequence[int], pixels: Sequence[str]
+) -> dict[str, Any]:
+    """What is to be said of the pictures, known by their pixels, that were drawn for these sources."""
+    labels = real.labels[list(sources)]
+    wanted, found = (np.bincount(each, minlength=real.num_classes) for each in (real.labels, labels))
+    missing = (images_per_real * wanted - found).tolist()
+    classes = Counter(key for key, _ in set(zip(pixels, labels.tolist(), strict=True)))
+    own = {content_key(image) for image in real.images}
+    return {
+        "in_several_classes": sum(count > 1 for count in classes.values()),
+        "equal_to_a_real_image": sum(key in own for key in pixels),
+        "missing": dict(zip(real.class_names, missing, strict=True)),
+    }

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ class FolderPool:
 
     def images(self, indices: Sequence[int], resolution: int) -> Images:
         paths = [self.folder / self.ids[index] for index in indices]
-        return _stack([to_square(read_image(path), resolution, path) for path in paths], resolution)
+        return _squares(((read_image(path), path) for path in paths), resolution)
 
 
 class MemoryPool:
@@ -98,10 +98,8 @@ class MemoryPool:
         return content_key(self.data.fingerprint, list(self.ids))
 
     def images(self, indices: Sequence[int], resolution: int) -> Images:
-        chosen = ((self.data.images[index], self.ids[index]) for index in indices)
-        return _stack(
-            [to_square(Image.fromarray(image), resolution, name) for image, name in chosen], resolution
-        )
+        chosen = ((Image.fromarray(self.data.images[index]), self.ids[index]) for index in indices)
+        return _squares(chosen, resolution)
 
 
 class EncodedPool:
@@ -124,10 +122,8 @@ class EncodedPool:
         return digest.hexdigest()
 
     def images(self, indices: Sequence[int], resolution: int) -> Images:
-        chosen = ((self._encoded[index], self.ids[index]) for index in indices)
-        return _stack(
-            [to_square(decode_image(data, name), resolution, name) for data, name in chosen], resolution
-        )
+        encoded = ((self._encoded[index], self.ids[index]) for index in indices)
+        return _squares(((decode_image(data, name), name) for data, name in encoded), resolution)
 
 
 def embedded_pool() -> EncodedPool:
@@ -135,8 +131,9 @@ def embedded_pool() -> EncodedPool:
     return EncodedPool(FOLDER / EMBEDDED_POOL / "pool.parquet")
 
 
-def _stack(images: list[Any], resolution: int) -> Images:
-    return np.stack(images) if images else np.empty((0, resolution, resolution, 3), np.uint8)
+def _squares(pictures: Iterable[tuple[Image.Image, str | Path]], resolution: int) -> Images:
+    squares = [to_square(picture, resolution, name) for picture, name in pictures]
+    return np.stack(squares) if squares else np.empty((0, resolution, resolution, 3), np.uint8)
 
 
 def _image_files(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:

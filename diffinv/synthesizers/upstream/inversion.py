@@ -1,8 +1,8 @@
 """Stage 1 as upstream does it: a linear layer's start, one dense AdamW a group, images encoded every step."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -38,7 +38,6 @@ def invert_as_upstream(
     switches: Switches,
     *,
     cache_dir: Path | None = None,
-    progress: bool = True,
 ) -> EmbeddingStore:
     """Learn, or take from the cache, the vectors of every image; with no switch of this stage, as `invert`.
 
@@ -46,26 +45,18 @@ def invert_as_upstream(
     consecutive images and on `settings.batch_size`. Each group is cached as it is finished. Raises as
     `invert` does.
     """
-    ours = Switches()
-    if all(
-        getattr(switches, name) == getattr(ours, name) for name in ("initialisation", "optimiser", "encoding")
-    ):
-        return invert(diffusion, real, settings, cache_dir=cache_dir, progress=progress)
-    check_invertible(diffusion, real, settings)
     # Of the switches, those of this stage; the batch size counts, as it decides which rows move together.
-    own = replace(
-        ours,
-        initialisation=switches.initialisation,
-        optimiser=switches.optimiser,
-        encoding=switches.encoding,
-        group_size=switches.group_size,
-    )
+    names = ("initialisation", "optimiser", "encoding", "group_size")
+    own = Switches(**{name: getattr(switches, name) for name in names})
+    if own == Switches(group_size=switches.group_size):
+        return invert(diffusion, real, settings, cache_dir=cache_dir)
+    check_invertible(diffusion, real, settings)
     recipe = (RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
     cache = InversionCache("inversion", recipe, cache_dir)
-    groups = groups_of(
-        len(real), switches.group_size if switches.optimiser == "dense" else settings.batch_size
-    )
-    keys = [key for group in groups for key in _keys(real.subset(group))]
+    size = switches.group_size if switches.optimiser == "dense" else settings.batch_size
+    groups = groups_of(len(real), size)
+    parts = [real.subset(group) for group in groups]
+    keys = [content_key(part.fingerprint, list(part.ids), row) for part in parts for row in range(len(part))]
     record = inversion_record(diffusion, real, settings, upstream=asdict(switches))
     learn_missing(
         {settings.steps_per_image: cache},
@@ -74,7 +65,6 @@ def invert_as_upstream(
         groups,
         lambda group: upstream_inversion_steps(diffusion, group, settings, switches),
         {settings.steps_per_image: record},
-        progress=progress,
     )
     return cache.store(real, keys, record)
 
@@ -134,16 +124,11 @@ def _start(
 def _moments(
     diffusion: FrozenDiffusion, group: LabelledImages, switches: Switches
 ) -> Callable[[Int[Tensor, " row"]], Moments]:
+    def encode(rows: Int[Tensor, " row"]) -> Moments:
+        mean, std = diffusion.latent_moments(group.images[rows.numpy()])
+        return mean.to(diffusion.device), std.to(diffusion.device)
+
     if switches.encoding == "every_step":
-
-        def encode(rows: Int[Tensor, " row"]) -> Moments:
-            mean, std = diffusion.latent_moments(group.images[rows.numpy()])
-            return mean.to(diffusion.device), std.to(diffusion.device)
-
         return encode
-    mean, std = (moment.to(diffusion.device) for moment in diffusion.latent_moments(group.images))
+    mean, std = encode(torch.arange(len(group)))
     return lambda rows: (mean[rows], std[rows])
-
-
-def _keys(group: LabelledImages) -> Sequence[str]:
-    return [content_key(group.fingerprint, list(group.ids), row) for row in range(len(group))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal
 
 from diffinv.classifiers.training import Training
@@ -53,50 +54,6 @@ class Upstream:
     switches: Switches = field(default_factory=Switches)
 
 
-# All that upstream does, with its documented numbers: those of STL10, 5 samples an image. For another scale,
-# `replace(UPSTREAM, inversion=..., sampling=..., training=...)`.
-UPSTREAM = Upstream(
-    inversion=Inversion(
-        num_tokens=5,
-        steps_per_image=3000,
-        learning_rate=0.03,
-        weight_decay=0.01,
-        batch_size=50,
-        timestep_sampling="uniform",
-    ),
-    perturbation=Perturbation(noise_std=0.1, interpolation_weight=0.1),
-    sampling=Sampling(
-        guidance_scale=2.0,
-        num_inference_steps=100,
-        scheduler="PNDMScheduler",
-        eta=1.0,
-        batch_size=100,
-        resolution=256,
-    ),
-    training=Training(
-        architecture="resnet18",
-        optimiser_steps=50_000,
-        batch_size=128,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        warmup_steps=1000,
-        augmentation="crop_flip",
-    ),
-    switches=Switches(
-        initialisation="linear",
-        optimiser="dense",
-        encoding="every_step",
-        unconditional="group_mean",
-        partners="group",
-        independent_streams=False,
-        on_unused_eta="ignore",
-        selection="best_on_test",
-        samples="all",
-    ),
-)
-
-
 @dataclass(frozen=True)
 class Difference:
     """One behaviour in which upstream and this package differ, in words and as settings."""
@@ -145,10 +102,10 @@ def steps_per_image(train_steps: int, dataset: str, *, group_size: int = 100, ba
 
 def differences() -> tuple[Difference, ...]:
     """Every difference between upstream and this package that changes numbers, in the order of the stages."""
-    return _OF_INVERSION + _OF_SAMPLING + _OF_EVALUATION
+    return _DIFFERENCES
 
 
-_OF_INVERSION = (
+_DIFFERENCES = (
     Difference(
         "embedding table",
         "a linear layer over one-hot ids for each 100 images, from torch's default start: uniform within "
@@ -183,9 +140,6 @@ _OF_INVERSION = (
         "steps_per_image, the updates of each image",
         remark="steps_per_image(train_steps, dataset) converts",
     ),
-)
-
-_OF_SAMPLING = (
     Difference(
         "unconditional vector",
         "the mean over the group of 100",
@@ -214,9 +168,6 @@ _OF_SAMPLING = (
         {"switches": {"on_unused_eta": "ignore"}, "sampling": {"scheduler": "PNDMScheduler", "eta": 1.0}},
         "with PNDM the images are those of eta = 0",
     ),
-)
-
-_OF_EVALUATION = (
     Difference(
         "evaluation: selection",
         "20 looks at the test set, the best of which is kept",
@@ -236,5 +187,27 @@ _OF_EVALUATION = (
         "--real-bs=0 of the documented command is the batch size of a DataLoader, which refuses 0",
         "documented commands are run by the tests",
         remark="the command fails before the first step: there is nothing to switch",
+    ),
+)
+
+# Every difference on top of the documented numbers, which are those of STL10 with 5 samples per image. For
+# another scale, `replace(UPSTREAM, inversion=..., sampling=..., training=...)`.
+UPSTREAM = reduce(
+    lambda settings, difference: difference.flip(settings),
+    _DIFFERENCES,
+    Upstream(
+        inversion=Inversion(num_tokens=5, steps_per_image=3000, learning_rate=0.03),
+        perturbation=Perturbation(noise_std=0.1, interpolation_weight=0.1),
+        sampling=Sampling(guidance_scale=2.0, num_inference_steps=100, batch_size=100, resolution=256),
+        training=Training(
+            architecture="resnet18",
+            optimiser_steps=50_000,
+            batch_size=128,
+            learning_rate=0.1,
+            momentum=0.9,
+            weight_decay=5e-4,
+            warmup_steps=1000,
+            augmentation="crop_flip",
+        ),
     ),
 )

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key
 from diffinv.datasets import LabelledImages
@@ -53,39 +52,37 @@ class UpstreamInversion:
         started, switches = time.perf_counter(), self.settings.switches
         if switches.samples == "all" and self.everything is not None:
             real = self.everything
-        resolution = self.settings.sampling.resolution or real.resolution
-        run = _Run(real, images_per_real, seed, resolution)
-        self._check(run)
-        resized = real.resize(resolution)
+        check_request(real, images_per_real)
+        run = _Run(self.diffusion, self.settings, real, images_per_real, seed)
+        run.check()
+        resized = real.resize(run.sampling.resolution or real.resolution)
         store = invert_as_upstream(self.diffusion, resized, self.settings.inversion, switches)
         # The whole set is in the key of every group, for the partners and means that are not the group's.
-        description = {
-            **self.describe(),
-            "images_per_real": images_per_real,
-            "whole": content_key(real.fingerprint, list(real.ids)),
-        }
+        whole = content_key(real.fingerprint, list(real.ids))
+        description = {**self.describe(), "images_per_real": images_per_real, "whole": whole}
         made = [
             synthesize(
                 real.subset(group),
-                self._draw(run, store, group, number),
+                run.draw(store, number),
                 {**description, "group": number},
                 images_per_real=images_per_real,
                 seed=seed,
             )
-            for number, group in enumerate(groups_of(len(real), switches.group_size))
+            for number, group in enumerate(run.groups)
         ]
-        seconds = sum(
-            len(part) * (part.provenance["cost"]["seconds_per_sample"] or math.nan) for part in made
-        )
+        seconds = [part.provenance["cost"]["seconds_per_sample"] or math.nan for part in made]
         record = sample_record(
             real,
             self.describe(),
             images_per_real=images_per_real,
             seed=seed,
             started=started,
-            seconds_per_sample=seconds / (images_per_real * len(real)),
+            seconds_per_sample=float(np.average(seconds, weights=[len(part) for part in made])),
         )
-        return replace(_copy_by_copy(made, images_per_real), provenance=record)
+        # By copy, then by image: the order of every other synthesizer.
+        copies = np.concatenate([np.repeat(np.arange(images_per_real), len(group)) for group in run.groups])
+        ordered = LabelledImages.concatenate(*made).subset(np.argsort(copies, kind="stable"))
+        return replace(ordered, provenance=record)
 
     def describe(self) -> dict[str, Any]:
         # With the batch sizes, which leave a trace under some switches; without what concerns the classifier.
@@ -99,103 +96,86 @@ class UpstreamInversion:
             "everything": None if whole is None else content_key(whole.fingerprint, list(whole.ids)),
         }
 
-    def _draw(self, run: "_Run", store: EmbeddingStore, group: range, number: int) -> Draw:
-        """Make a function that looks up samples; its first call draws the group, in upstream's order."""
-
-        @functools.cache
-        def drawn() -> UInt8[np.ndarray, "sample height width 3"]:
-            sources = np.repeat(group, run.images_per_real).tolist()
-            copies = np.tile(np.arange(run.images_per_real), len(group)).tolist()
-            if self.settings.switches.independent_streams:
-                noise, latents = (
-                    sample_streams(run.seed, key, store.ids, sources, copies)
-                    for key in ("embedding noise", "sample")
-                )
-            else:
-                # Each group is a run of upstream's script: the noise of the embeddings goes on at random,
-                # the generator of the latents starts from the same seed again.
-                noise = [stream(run.seed, "upstream embedding noise", number)] * len(sources)
-                latents = [stream(run.seed, "upstream latents")] * len(sources)
-            conditioning = self._mixed(run, store, group, number, sources, copies)
-            conditioning = add_noise(conditioning, self.settings.perturbation.noise_std, noise)
-            unconditional = self._unconditional(store, group, sources)
-            return sample(
-                self.diffusion, conditioning, unconditional, self._sampling(run.resolution), latents
-            )
-
-        def look_up(sources: list[int], copies: list[int]) -> np.ndarray:
-            return drawn()[np.array(sources) * run.images_per_real + np.array(copies)]
-
-        return look_up
-
-    def _mixed(
-        self,
-        run: "_Run",
-        store: EmbeddingStore,
-        group: range,
-        number: int,
-        sources: list[int],
-        copies: list[int],
-    ) -> Float[Tensor, "sample token channel"]:
-        embeddings, weight = store.embeddings[sources], self.settings.perturbation.interpolation_weight
-        if weight == 0:
-            return embeddings
-        if self.settings.switches.partners == "group":
-            chosen = [group[row] for own in run.group_partners(group, number) for row in own]
-        else:
-            chosen = partners(store, sources, copies, run.seed)
-        return interpolate(embeddings, store.embeddings[chosen], weight)
-
-    def _unconditional(
-        self, store: EmbeddingStore, group: range, sources: list[int]
-    ) -> Float[Tensor, "one_or_sample unconditional_token channel"]:
-        if self.settings.switches.unconditional == "group_mean":
-            return store.embeddings[list(group)].mean(dim=0, keepdim=True)
-        kind = self.settings.perturbation.unconditional
-        return unconditional_embedding(store, kind, self.diffusion, store.labels[sources])
-
-    def _sampling(self, resolution: int) -> Sampling:
-        sampling = replace(self.settings.sampling, resolution=resolution)
-        if self.settings.switches.on_unused_eta == "ignore":
-            scheduler = prepare_scheduler(self.diffusion, replace(sampling, eta=0.0))
-            if "eta" not in inspect.signature(scheduler.step).parameters:
-                return replace(sampling, eta=0.0)
-        return sampling
-
-    def _check(self, run: "_Run") -> None:
-        check_request(run.real, run.images_per_real)
-        self.diffusion.check_resolution(run.resolution)
-        prepare_scheduler(self.diffusion, self._sampling(run.resolution))
-        switches = self.settings.switches
-        if self.settings.perturbation.interpolation_weight == 0:
-            return
-        if switches.partners == "classmates":
-            require_partners(run.real.labels, run.real.labels, run.real.class_names)
-            return
-        for number, group in enumerate(groups_of(len(run.real), switches.group_size)):
-            run.group_partners(group, number)
-
-
-def _copy_by_copy(groups: Sequence[LabelledImages], images_per_real: int) -> LabelledImages:
-    """Join the samples of the groups in the order of every other synthesizer: by copy, then by image."""
-    counts = [len(group) // images_per_real for group in groups]
-    copies = np.concatenate([np.repeat(np.arange(images_per_real), count) for count in counts])
-    return LabelledImages.concatenate(*groups).subset(np.argsort(copies, kind="stable"))
-
 
 @dataclass(frozen=True)
 class _Run:
-    """What was asked for in one call."""
+    """One call: what was asked for, and how each group of it is drawn."""
 
+    diffusion: FrozenDiffusion
+    settings: Upstream
     real: LabelledImages
     images_per_real: int
     seed: int
-    resolution: int
 
-    def group_partners(self, group: range, number: int) -> list[list[int]]:
-        labels = self.real.labels[list(group)].tolist()
-        generator = numpy_stream(self.seed, "upstream partners", number)
-        return group_partners(labels, self.images_per_real, generator)
+    @property
+    def groups(self) -> list[range]:
+        return groups_of(len(self.real), self.settings.switches.group_size)
+
+    @property
+    def sampling(self) -> Sampling:
+        """With the real images' side, and without an eta that is ignored."""
+        asked = self.settings.sampling
+        sampling = replace(asked, resolution=asked.resolution or self.real.resolution)
+        if self.settings.switches.on_unused_eta == "ignore":
+            without = replace(sampling, eta=0.0)
+            if "eta" not in inspect.signature(prepare_scheduler(self.diffusion, without).step).parameters:
+                return without
+        return sampling
+
+    def check(self) -> None:
+        """ValueError where a sample could not be drawn, or would have no partner."""
+        self.diffusion.check_resolution(self.settings.sampling.resolution or self.real.resolution)
+        prepare_scheduler(self.diffusion, self.sampling)
+        if self.settings.perturbation.interpolation_weight == 0:
+            return
+        if self.settings.switches.partners == "classmates":
+            require_partners(self.real.labels, self.real.labels, self.real.class_names)
+            return
+        for number in range(len(self.groups)):
+            self.partners_in_group(number)
+
+    def partners_in_group(self, number: int) -> list[int]:
+        """The partner of every sample of a group, as rows of the whole set."""
+        group, generator = self.groups[number], numpy_stream(self.seed, "upstream partners", number)
+        drawn = group_partners(self.real.labels[list(group)].tolist(), self.images_per_real, generator)
+        return [group[row] for own in drawn for row in own]
+
+    def draw(self, store: EmbeddingStore, number: int) -> Draw:
+        """Make a function that looks up samples; its first call draws the group, in upstream's order."""
+        drawn = functools.cache(lambda: self._draw_group(store, number))
+
+        def look_up(sources: list[int], copies: list[int]) -> np.ndarray:
+            return drawn()[np.array(sources) * self.images_per_real + np.array(copies)]
+
+        return look_up
+
+    def _draw_group(self, store: EmbeddingStore, number: int) -> UInt8[np.ndarray, "sample height width 3"]:
+        switches, perturbation = self.settings.switches, self.settings.perturbation
+        group = self.groups[number]
+        sources = np.repeat(group, self.images_per_real).tolist()  # by image, then by copy
+        copies = np.tile(np.arange(self.images_per_real), len(group)).tolist()
+        if switches.independent_streams:
+            keys = ("embedding noise", "sample")
+            noise, latents = (sample_streams(self.seed, key, store.ids, sources, copies) for key in keys)
+        else:
+            # Each group is a run of upstream's script: the noise of the embeddings goes on at random,
+            # the generator of the latents starts from the same seed again.
+            noise = [stream(self.seed, "upstream embedding noise", number)] * len(sources)
+            latents = [stream(self.seed, "upstream latents")] * len(sources)
+        conditioning, weight = store.embeddings[sources], perturbation.interpolation_weight
+        if weight > 0:
+            if switches.partners == "group":
+                chosen = self.partners_in_group(number)
+            else:
+                chosen = partners(store, sources, copies, self.seed)
+            conditioning = interpolate(conditioning, store.embeddings[chosen], weight)
+        conditioning = add_noise(conditioning, perturbation.noise_std, noise)
+        if switches.unconditional == "group_mean":
+            unconditional = store.embeddings[list(group)].mean(dim=0, keepdim=True)
+        else:
+            kind = perturbation.unconditional
+            unconditional = unconditional_embedding(store, kind, self.diffusion, store.labels[sources])
+        return sample(self.diffusion, conditioning, unconditional, self.sampling, latents)
 
 
 def group_partners(
