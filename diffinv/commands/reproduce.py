@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         notebooks=options.notebooks,
         force=options.force,
     )
-    failed = [outcome.notebook.stem for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
     sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
     if failed:
         return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)

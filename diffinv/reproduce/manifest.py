@@ -4,15 +4,15 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import ArtefactError, provenance, read_json, write_json
 from diffinv.foundation import ASSETS, PACKAGE
-
-if TYPE_CHECKING:
-    from diffinv.lessons.profiles import Profile
+from diffinv.foundation.networks import best_device
+from diffinv.lessons.profiles import Profile
 
 
 class Manifest:
@@ -21,9 +21,8 @@ class Manifest:
     def __init__(self, output: Path):
         self.output = output
         self.path = output / "manifest.json"
-        self.content: dict[str, Any] = {"figures": {}, "notebooks": {}}
-        if self.path.exists():
-            self.content = read_json(self.path)
+        empty: dict[str, Any] = {"figures": {}, "notebooks": {}}
+        self.content = read_json(self.path) if self.path.exists() else empty
         if not {"figures", "notebooks"} <= self.content.keys():
             raise ArtefactError(f"{self.path} is not a manifest of diffinv: choose another output folder.")
 
@@ -37,11 +36,9 @@ class Manifest:
 
     def is_up_to_date(self, name: str, key: str) -> bool:
         """Whether the notebook last ran under this key, and all that it wrote is still there."""
-        record = self.notebooks.get(name)
-        if record is None or record["key"] != key:
-            return False
+        record = self.notebooks.get(name, {"key": None, "files": []})
         files = [*record["files"], f"executed/{name}.ipynb"]
-        return all((self.output / file).exists() for file in files)
+        return record["key"] == key and all((self.output / file).exists() for file in files)
 
     def accept(self, name: str, staging: Path, record: dict[str, Any]) -> None:
         """Put what the notebook wrote to `staging` in place of what it wrote the last time.
@@ -68,18 +65,21 @@ class Manifest:
     def write(self) -> None:
         self.content["notebooks"] = dict(sorted(self.notebooks.items()))
         self.content["figures"] = {
-            file: _figure_record(name, file, record)
+            file: {"notebook": f"{name}.ipynb", **beside(file, record["files"]), **_how(record)}
             for name, record in self.notebooks.items()
             for file in self.figures_of(name)
         }
         write_json(self.path, self.content)
 
 
-def _figure_record(name: str, file: str, record: dict[str, Any]) -> dict[str, Any]:
-    beside = {kind: file.removesuffix("png") + kind for kind in ("svg", "csv")}
-    made = {kind: path for kind, path in beside.items() if path in record["files"]}
-    how = {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
-    return {"notebook": f"{name}.ipynb", **made, **how}
+def _how(record: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
+
+
+def beside(image: str, files: Sequence[str]) -> dict[str, str]:
+    """The same figure in other formats, and the numbers behind it, as far as they are among the files."""
+    others = {kind: image.removesuffix("png") + kind for kind in ("svg", "csv")}
+    return {kind: file for kind, file in others.items() if file in files}
 
 
 def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
@@ -91,18 +91,14 @@ def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
 
 def fingerprint(folder: Path, pattern: str = "*") -> str:
     """The content key of a folder's files: their names and bytes."""
-    digests = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob(pattern))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    return content_key(digests)
+    paths = [path for path in folder.rglob(pattern) if path.is_file() and "__pycache__" not in path.parts]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return content_key(dict(zip(names, digests, strict=True)))
 
 
-def run_record(profile: "Profile", notebooks: Path) -> dict[str, Any]:
+def run_record(profile: Profile, notebooks: Path) -> dict[str, Any]:
     """What all notebooks of a run share: versions, device, profile, commit, hashes of data and weights."""
-    from diffinv.foundation.networks import best_device
-
     return {
         **provenance(device=profile.device or best_device()),
         "profile": profile.name,
