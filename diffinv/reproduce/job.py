@@ -55,6 +55,12 @@ class Outcome:
     error: str | None = None
     peak_memory_mib: int | None = None
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What a record says about this run of the notebook."""
+        took = {"wall_seconds": self.wall_seconds, "peak_memory_mib": self.peak_memory_mib}
+        return {"parameters": self.job.parameters, **took}
+
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """The names that a notebook's parameters cell assigns, with their default values, which are literals."""

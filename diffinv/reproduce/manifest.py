@@ -19,16 +19,11 @@ class Manifest:
     """How each notebook of an output folder was last run with success, and which files it wrote there."""
 
     def __init__(self, output: Path):
-        self.output = output
-        self.path = output / "manifest.json"
-        empty: dict[str, Any] = {"figures": {}, "notebooks": {}}
-        self.content = read_json(self.path) if self.path.exists() else empty
-        if not {"figures", "notebooks"} <= self.content.keys():
+        self.output, self.path = output, output / "manifest.json"
+        content = read_json(self.path) if self.path.exists() else {"notebooks": {}}
+        if "notebooks" not in content:
             raise ArtefactError(f"{self.path} is not a manifest of diffinv: choose another output folder.")
-
-    @property
-    def notebooks(self) -> dict[str, Any]:
-        return self.content["notebooks"]
+        self.notebooks: dict[str, Any] = content["notebooks"]
 
     def figures_of(self, name: str) -> tuple[str, ...]:
         """The PNG files of a notebook, as paths inside the output folder."""
@@ -59,21 +54,17 @@ class Manifest:
 
     def keep_only(self, names: set[str]) -> None:
         """Drop the records of all other notebooks: those that were renamed or removed. Their files stay."""
-        for name in self.notebooks.keys() - names:
-            del self.notebooks[name]
+        self.notebooks = {name: record for name, record in self.notebooks.items() if name in names}
+        self.write()
 
     def write(self) -> None:
-        self.content["notebooks"] = dict(sorted(self.notebooks.items()))
-        self.content["figures"] = {
-            file: {"notebook": f"{name}.ipynb", **beside(file, record["files"]), **_how(record)}
-            for name, record in self.notebooks.items()
-            for file in self.figures_of(name)
-        }
-        write_json(self.path, self.content)
-
-
-def _how(record: dict[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
+        self.notebooks = dict(sorted(self.notebooks.items()))
+        figures = {}
+        for name, record in self.notebooks.items():
+            how = {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
+            for file in self.figures_of(name):
+                figures[file] = {"notebook": f"{name}.ipynb", **beside(file, record["files"]), **how}
+        write_json(self.path, {"figures": figures, "notebooks": self.notebooks})
 
 
 def beside(image: str, files: Sequence[str]) -> dict[str, str]:

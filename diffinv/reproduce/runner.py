@@ -52,8 +52,8 @@ def reproduce(
     chosen = [_job(path, output / "executed", given, settings.time_limit_seconds) for path in paths]
     keys = {job.name: notebook_key(job.notebook, job.parameters) for job in chosen}
     manifest = Manifest(output)
+    # It is written here: an output folder that cannot be says so now, not after an hour.
     manifest.keep_only({path.stem for path in find_notebooks(notebooks)})
-    manifest.write()  # an output folder that cannot be written says so now, not after an hour
     before = {job.name: manifest.notebooks.get(job.name, {}) for job in chosen}
 
     outcomes = {
@@ -78,20 +78,14 @@ def reproduce(
         with talking(expected, jobs, cold) as talk:
             for outcome in _run_each(todo, jobs, talk):
                 name = outcome.job.name
-                record = {
-                    "key": keys[name],
-                    **shared,
-                    "parameters": outcome.job.parameters,
-                    "wall_seconds": outcome.wall_seconds,
-                    "peak_memory_mib": outcome.peak_memory_mib,
-                }
+                record = {"key": keys[name], **shared, **outcome.measured}
                 record["cold"] = _cold_run(record, before[name], cold)
                 outcomes[name] = _accepted(manifest, outcome, record)
                 talk.ends(outcomes[name])
     finally:
         for job in todo:
             shutil.rmtree(job.staging, ignore_errors=True)
-        write_gallery(manifest.content, output, notebooks)
+        write_gallery(manifest.notebooks, output, notebooks)
     in_order = [outcomes[job.name] for job in chosen]
     log.info(table(in_order))
     return in_order
@@ -127,6 +121,7 @@ def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:
 
     Each has a fresh process, whose peak memory is then the notebook's own.
     """
+    threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, alone = jobs[:], False
     killed: list[Job] = []
     running: dict[Connection, tuple[Job, SpawnProcess]] = {}
@@ -137,7 +132,7 @@ def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:
                 waiting, killed, workers, alone = killed, [], 1, True
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
-                pipe, process = _start(job, threads=max(1, (os.cpu_count() or 1) // min(workers, len(jobs))))
+                pipe, process = _start(job, threads)
                 running[pipe] = job, process
                 talk.starts(job)
             ready = wait(list(running), timeout=1.0)

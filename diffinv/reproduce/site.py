@@ -13,11 +13,11 @@ from diffinv.reproduce.manifest import beside
 PAGE = "index.html"
 
 
-def write_gallery(manifest: dict[str, Any], output: Path, notebooks: Path) -> Path:
-    """Write `output/index.html` from the manifest's content; links are relative, no network is needed."""
+def write_gallery(records: dict[str, Any], output: Path, notebooks: Path) -> Path:
+    """Write `output/index.html` from the records of a manifest; links are relative, no network is needed."""
     text = render(
         Path(__file__).with_suffix(".html"),
-        records=manifest["notebooks"],
+        records=records,
         heading=lambda name: _heading(notebooks / f"{name}.ipynb"),
         folder=Path(relpath(notebooks.resolve(), output.resolve())).as_posix(),
         caption=lambda image: _in_words(Path(image).stem),

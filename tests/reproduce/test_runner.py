@@ -116,10 +116,10 @@ def test_the_gallery_shows_every_figure_and_all_its_links_lead_somewhere(place, 
 def test_the_gallery_shows_odd_names_as_they_are_and_a_figure_that_is_a_png_alone(tmp_path):
     name, image = "07_<script>&\"'", '07_a"_<b>.png'
     record = {"profile": "tiny", "wall_seconds": 3.2, "device": "cpu", "commit": None, "files": [image]}
-    page = write_gallery({"notebooks": {name: record}}, tmp_path, tmp_path / "notebooks")
+    page = write_gallery({name: record}, tmp_path, tmp_path / "notebooks")
     assert {image, f"notebooks/{name}.ipynb"} <= Links(page).found
     assert not re.search("<script|<b>|commit [^,]", page.read_text())
-    write_gallery({"notebooks": {}}, tmp_path, tmp_path / "notebooks")
+    write_gallery({}, tmp_path, tmp_path / "notebooks")
     assert "No notebook has been run yet" in page.read_text()
 
 
