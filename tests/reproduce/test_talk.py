@@ -163,6 +163,18 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     assert re.search(r"00_quick +up to date +- +1\n01_wait ", caplog.text)
 
 
+def test_the_first_picture_is_announced_while_its_notebook_runs(place, caplog):
+    caplog.set_level(logging.INFO, logger="diffinv")
+    write_notebook(place / "notebooks", "00_quick", "name = text = 'quick'", DRAW, WAIT, "1 / 0")
+    (place / "figures").mkdir()
+    (place / "figures" / "quick.png").write_text("of an earlier run")
+    (outcome,) = run(place, only=["0"])
+    early = f"    look: {place / 'figures' / 'executed' / '.00_quick' / 'quick.png'} (while 00_quick runs)"
+    assert [line for line in caplog.messages if "look:" in line] == [early]
+    assert outcome.status == "failed"
+    assert (place / "figures" / "quick.png").read_text() == "of an earlier run"
+
+
 def test_a_log_is_not_flooded(place, caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="diffinv")
     monkeypatch.setattr(talk, "LOG_SECONDS", 1.0)
