@@ -14,12 +14,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-import papermill
-from jupyter_client import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
-
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
@@ -64,6 +58,8 @@ class Outcome:
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """The names that a notebook's parameters cell assigns, with their default values, which are literals."""
+    import papermill
+
     declared = {}
     for name, parameter in papermill.inspect_notebook(notebook).items():
         try:
@@ -133,16 +129,21 @@ def run_job(job: Job) -> Outcome:
     return Outcome(job, status, (), seconds, error, _children_peak_memory_mib())
 
 
-class _KernelManager(AsyncKernelManager):
-    # Elsewhere an interrupt comes first. Here no cell runs any more that it could stop (one that took too
-    # long is stopped by the signals that follow), and a kernel that it meets while it ends its last reply
-    # prints it as an error.
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
-        await self.request_shutdown(restart)
-        await self.finish_shutdown(restart=restart)
-
-
 def _execute(job: Job) -> str | None:
+    import papermill
+    from jupyter_client import AsyncKernelManager
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    class KernelManager(AsyncKernelManager):
+        # Elsewhere an interrupt comes first. Here no cell runs any more that it could stop (one that took too
+        # long is stopped by the signals that follow), and a kernel that it meets while it ends its last
+        # reply prints it as an error.
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+            await self.request_shutdown(restart)
+            await self.finish_shutdown(restart=restart)
+
     try:
         papermill.execute_notebook(
             job.notebook,
@@ -153,7 +154,7 @@ def _execute(job: Job) -> str | None:
             start_timeout=120,
             execution_timeout=job.cell_timeout_seconds,
             progress_bar=False,
-            kernel_manager_class=_KernelManager,
+            kernel_manager_class=KernelManager,
             # Silences ipykernel's warning that its sockets are not encrypted.
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
