@@ -7,28 +7,20 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from diffinv.foundation import ASSETS
 
 CHECKSUMS = "SHA256SUMS"
 _PACKAGES = ("diffinv", "torch", "diffusers", "transformers", "numpy", "papermill")
-_OPTIONAL = ("papermill",)
 
 
 def add_to(verbs) -> None:
     verb = verbs.add_parser("doctor", help="say what is installed here, and whether it is complete")
     verb.set_defaults(verb=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    findings = examine()
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        mark = "ok " if finding.ok else "BAD"
-        sys.stdout.write(f"{mark}  {finding.name:<{width}}  {finding.value}\n")
-    return 0 if all(finding.ok for finding in findings) else 1
 
 
 @dataclass(frozen=True)
@@ -40,11 +32,10 @@ class Finding:
     ok: bool = True
 
 
-def examine() -> list[Finding]:
-    """All findings about this machine: versions, hardware, cache and the embedded assets."""
+def run(options: argparse.Namespace) -> int:
     from diffinv.artefacts.keys import default_cache_dir
 
-    return [
+    findings = [
         Finding("python", f"{platform.python_version()} on {platform.platform()}"),
         *map(_package, _PACKAGES),
         _device(),
@@ -54,14 +45,20 @@ def examine() -> list[Finding]:
         *_assets(ASSETS),
         Finding("network", "not needed by the profiles smoke and tiny"),
     ]
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "ok " if finding.ok else "BAD"
+        sys.stdout.write(f"{mark}  {finding.name:<{width}}  {finding.value}\n")
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
 def _package(name: str) -> Finding:
     try:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        remedy = 'not installed: pip install "diffinv[notebooks]" to run the notebooks headless'
-        return Finding(name, remedy if name in _OPTIONAL else "not installed", ok=name in _OPTIONAL)
+        optional = name == "papermill"
+        remedy = ': pip install "diffinv[notebooks]" to run the notebooks headless' if optional else ""
+        return Finding(name, f"not installed{remedy}", ok=optional)
 
 
 def _device() -> Finding:
@@ -87,26 +84,20 @@ def _memory() -> str:
 def _cache(folder: Path) -> Finding:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return Finding(
-            "cache", f"{folder} cannot be written: set DIFFINV_CACHE to a folder that can", ok=False
-        )
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+        remedy = "set DIFFINV_CACHE to a folder that can"
+        return Finding("cache", f"{folder} cannot be written: {remedy}", ok=False)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(existing).free
     return Finding("cache", f"{folder}, {size / 2**20:.0f} MiB, {free / 2**30:.0f} GiB free on its disk")
 
 
-def _assets(folder: Path) -> list[Finding]:
+def _assets(folder: Path) -> Iterator[Finding]:
     """One finding per embedded asset: each of its files is there and has the checksum it was shipped with."""
     expected = read_checksums(folder / CHECKSUMS)
     if not expected:
-        return [Finding("assets", f"{folder / CHECKSUMS} is missing: install diffinv again", ok=False)]
-    groups: dict[str, list[str]] = {}
-    for file in expected:
-        groups.setdefault(_asset_of(file), []).append(file)
-    return [
-        _asset(folder, name, {file: expected[file] for file in files})
-        for name, files in sorted(groups.items())
-    ]
+        yield Finding("assets", f"{folder / CHECKSUMS} is missing: install diffinv again", ok=False)
+    for name, files in groupby(sorted(expected, key=_asset_of), key=_asset_of):
+        yield _asset(folder, name, {file: expected[file] for file in files})
 
 
 def _asset(folder: Path, name: str, expected: dict[str, str]) -> Finding:
@@ -121,6 +112,7 @@ def _asset(folder: Path, name: str, expected: dict[str, str]) -> Finding:
 
 
 def _asset_of(file: str) -> str:
+    """The dataset that a file belongs to, or else its top folder."""
     parts = Path(file).parts
     return "/".join(parts[:2] if parts[0] == "datasets" and len(parts) > 2 else parts[:1])
 

@@ -25,36 +25,26 @@ def add_to(verbs) -> None:
         description="With REAL alone: make synthetic images of it and compare classifiers trained on the "
         "real images, on the synthetic ones and on both. With SYNTHETIC: the evaluation card of that set.",
     )
-    verb.add_argument("folder", metavar="REAL", help=REAL_IMAGES)
-    verb.add_argument(
-        "synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes"
-    )
-    verb.add_argument(
-        "--seeds",
-        type=int,
-        default=3,
-        metavar="N",
-        help="trainings of each kind, at least 3 (default: %(default)s)",
-    )
-    verb.add_argument("--resolution", type=int, help="side of the images (default: the folder's own)")
-    verb.add_argument("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
-    verb.add_argument(
-        "--out",
-        type=Path,
-        metavar="JSON",
-        help="default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it",
-    )
-    proof = verb.add_argument_group("with REAL alone")
-    proof.add_argument("--images-per-real", type=int, metavar="N", help="default: 5")
-    proof.add_argument("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
-    card = verb.add_argument_group("with SYNTHETIC")
-    card.add_argument("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
-    card.add_argument("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
-    card.add_argument(
-        "--against-real", action="store_true", default=None, help="train classifiers on REAL as well"
-    )
-    card.add_argument("--no-accuracy", action="store_true", default=None, help="train no classifier")
-    card.add_argument("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
+    add = verb.add_argument
+    add("folder", metavar="REAL", help=REAL_IMAGES)
+    add("synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes")
+    kinds = "trainings of each kind, at least 3 (default: %(default)s)"
+    add("--seeds", type=int, default=3, metavar="N", help=kinds)
+    add("--resolution", type=int, help="side of the images (default: the folder's own)")
+    add("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
+    out = "default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it"
+    add("--out", type=Path, metavar="JSON", help=out)
+    add = verb.add_argument_group("with REAL alone").add_argument
+    add("--images-per-real", type=int, metavar="N", help="default: 5")
+    add("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
+    add = verb.add_argument_group("with SYNTHETIC").add_argument
+    add("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
+    add("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
+    # None until given, to tell who asks for it in vain.
+    flag = {"action": "store_true", "default": None}
+    add("--against-real", **flag, help="train classifiers on REAL as well")
+    add("--no-accuracy", **flag, help="train no classifier")
+    add("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
     add_model(verb)
     verb.set_defaults(verb=run)
 

@@ -9,15 +9,14 @@ from diffinv.commands.options import REAL_IMAGES, add_model, load_model, overrid
 
 def add_to(verbs) -> None:
     verb = verbs.add_parser("invert", help="stage 1: learn the vectors of a folder of class folders")
-    verb.add_argument("folder", metavar="FOLDER", help=REAL_IMAGES)
-    verb.add_argument(
-        "--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors"
-    )
-    verb.add_argument("--split", default="train", help="train, validation or test (default: %(default)s)")
-    verb.add_argument("--resolution", type=int, help="side at which to learn (default: the profile's)")
-    verb.add_argument("--num-tokens", type=int, help="vectors per image")
-    verb.add_argument("--steps-per-image", type=int, help="updates per image")
-    verb.add_argument("--learning-rate", type=float)
+    add = verb.add_argument
+    add("folder", metavar="FOLDER", help=REAL_IMAGES)
+    add("--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors")
+    add("--split", default="train", help="train, validation or test (default: %(default)s)")
+    add("--resolution", type=int, help="side at which to learn (default: the profile's)")
+    add("--num-tokens", type=int, help="vectors per image")
+    add("--steps-per-image", type=int, help="updates per image")
+    add("--learning-rate", type=float)
     add_model(verb)
     verb.set_defaults(verb=run)
 

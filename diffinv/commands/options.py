@@ -16,14 +16,11 @@ Settings = TypeVar("Settings")
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """Add the profile, the model, the device and the seed."""
-    verb.add_argument(
-        "--profile", default="tiny", help=f"where unset options come from: {PROFILES} (default: %(default)s)"
-    )
-    verb.add_argument(
-        "--model", help="tinysd, a folder in diffusers' layout, or a hub id (default: the profile's)"
-    )
-    verb.add_argument("--device", help="cpu, cuda or mps (default: the profile's)")
-    verb.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    add, default = verb.add_argument, "default: %(default)s"
+    add("--profile", default="tiny", help=f"where unset options come from: {PROFILES} ({default})")
+    add("--model", help="tinysd, a folder in diffusers' layout, or a hub id (default: the profile's)")
+    add("--device", help="cpu, cuda or mps (default: the profile's)")
+    add("--seed", type=int, default=0, help=default)
 
 
 def load_model(

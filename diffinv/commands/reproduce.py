@@ -10,18 +10,13 @@ from diffinv.foundation.errors import say
 
 def add_to(verbs) -> None:
     verb = verbs.add_parser("reproduce", help="run the notebooks headless and collect their figures")
-    verb.add_argument("--profile", default="tiny", help=f"{PROFILES} (default: %(default)s)")
-    verb.add_argument("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
-    verb.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default: %(default)s)"
-    )
-    verb.add_argument(
-        "--output", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s"
-    )
-    verb.add_argument(
-        "--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help="default: %(default)s"
-    )
-    verb.add_argument(
+    add, default = verb.add_argument, "default: %(default)s"
+    add("--profile", default="tiny", help=f"{PROFILES} ({default})")
+    add("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
+    add("--jobs", type=int, default=1, metavar="N", help=f"notebooks at a time ({default})")
+    add("--output", type=Path, default=Path("figures"), metavar="DIR", help=default)
+    add("--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help=default)
+    add(
         "-p",
         "--parameter",
         action="append",
@@ -29,7 +24,7 @@ def add_to(verbs) -> None:
         metavar="NAME=VALUE",
         help="set a notebook parameter",
     )
-    verb.add_argument("--force", action="store_true", help="run also what is up to date")
+    add("--force", action="store_true", help="run also what is up to date")
     verb.set_defaults(verb=run)
 
 
@@ -51,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         notebooks=options.notebooks,
         force=options.force,
     )
-    failed = [outcome.notebook.stem for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
     sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
     if failed:
         return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)

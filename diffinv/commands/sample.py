@@ -9,17 +9,16 @@ from diffinv.commands.options import add_model, load_model, override
 
 def add_to(verbs) -> None:
     verb = verbs.add_parser("sample", help="stage 2: draw a synthetic set from learned vectors")
-    verb.add_argument("store", type=Path, metavar="STORE", help="folder written by diffinv invert")
-    verb.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images"
-    )
-    verb.add_argument("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
-    verb.add_argument("--guidance-scale", type=float, help="1 = unguided")
-    verb.add_argument("--noise-std", type=float, help="noise on the vectors, the paper's lambda")
-    verb.add_argument("--interpolation-weight", type=float, help="share of a partner's vectors; 0 = none")
-    verb.add_argument("--unconditional", help="mean, class_mean or empty_prompt")
-    verb.add_argument("--num-inference-steps", type=int)
-    verb.add_argument("--scheduler", help="a scheduler class of diffusers, such as DDIMScheduler")
+    add = verb.add_argument
+    add("store", type=Path, metavar="STORE", help="folder written by diffinv invert")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images")
+    add("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
+    add("--guidance-scale", type=float, help="1 = unguided")
+    add("--noise-std", type=float, help="noise on the vectors, the paper's lambda")
+    add("--interpolation-weight", type=float, help="share of a partner's vectors; 0 = none")
+    add("--unconditional", help="mean, class_mean or empty_prompt")
+    add("--num-inference-steps", type=int)
+    add("--scheduler", help="a scheduler class of diffusers, such as DDIMScheduler")
     add_model(verb)
     verb.set_defaults(verb=run)
 

@@ -64,9 +64,7 @@ class ClassifierLesson:
     @property
     def samples_per_class(self) -> int:
         """Samples a class that both studies draw for each seed; fewer a real image are among more."""
-        most: dict[int, int] = {}
-        for real, images_per_real in self._points:
-            most[real] = max(images_per_real, most.get(real, 0))
+        most = dict(sorted(self._points))  # the last, and so the largest, of each number of real images
         return sum(real * images_per_real for real, images_per_real in most.items())
 
     @property

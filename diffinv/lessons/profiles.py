@@ -161,7 +161,6 @@ SMOKE = replace(
         threshold_grid=(0, 0.5),
         reference_per_class=8,
         gallery_rows=2,
-        gallery_copies=2,
     ),
     retrieval_lesson=RetrievalLesson(
         real_per_class=2,
@@ -203,10 +202,7 @@ COLAB = replace(
     training=Training(architecture="resnet10_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),
     sampling_lesson=SamplingLesson(real_per_class=4, gallery_copies=4),
     classifier_lesson=ClassifierLesson(
-        number_real_per_class=6,
-        images_per_real_grid=(1, 2, 4),
-        real_per_class_grid=(2, 4, 6),
-        images_per_real=2,
+        number_real_per_class=6, real_per_class_grid=(2, 4, 6), images_per_real=2
     ),
     generator_lesson=GeneratorLesson(
         real_per_class=4,

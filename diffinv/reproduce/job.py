@@ -3,6 +3,7 @@
 import ast
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -13,52 +14,50 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-KERNEL_START_SECONDS = 120
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_WORDS = {"true": True, "false": False, "none": None, "null": None}
+_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook to run: `staging` is the empty folder that takes its figures until it has succeeded."""
+    """A notebook to run: `staging` is the folder that takes its figures until it has succeeded."""
 
     notebook: Path
     executed: Path
     staging: Path
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # all but output_dir, which is `staging`
     cell_timeout_seconds: int | None
 
     @property
     def name(self) -> str:
         return self.notebook.stem
 
-
-@dataclass(frozen=True)
-class JobResult:
-    """What came of a job; `error` is one sentence, or None."""
-
-    error: str | None
-    wall_seconds: float
-    peak_memory_mib: int | None = None
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the quickstart, whose figures are something to look at while the others run."""
+        return self.name.startswith("00")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a notebook: `figures` are paths inside the output folder, `error` a sentence or None."""
 
-    notebook: Path
+    job: Job
     status: Literal["done", "up to date", "failed"]
-    executed: Path
-    figures: tuple[str, ...]
-    wall_seconds: float
+    figures: tuple[str, ...] = ()
+    wall_seconds: float = 0.0
     error: str | None = None
+    peak_memory_mib: int | None = None
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What a record says about this run of the notebook."""
+        took = {"wall_seconds": self.wall_seconds, "peak_memory_mib": self.peak_memory_mib}
+        return {"parameters": self.job.parameters, **took}
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """The names that a notebook's parameters cell assigns, with their default values.
-
-    ValueError if the cell is missing, or holds a default that is no literal.
-    """
+    """The names that a notebook's parameters cell assigns, with their default values, which are literals."""
     import papermill
 
     declared = {}
@@ -67,26 +66,26 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
             declared[name] = ast.literal_eval(parameter["default"])
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"the default of {name!r} in {notebook} is not a literal: write one.") from error
-    if not declared:
-        raise ValueError(f'{notebook} has no parameters: tag one cell "parameters" and assign them there.')
     return declared
 
 
 def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` in the types that the notebook declares; a text such as "false" becomes what it says.
+    """All parameters of the notebook: those given in the types that it declares, the others by default.
 
-    ValueError for a name that the notebook does not declare (papermill would only warn) and for a wrong type.
+    A text such as "false" becomes what it says. ValueError for a name that the notebook does not declare
+    (papermill would only warn) and for a wrong type.
     """
     declared = declared_parameters(notebook)
     if unknown := sorted(set(given) - set(declared)):
-        names = ", ".join(declared)
+        names = ", ".join(declared) or 'none: tag one cell "parameters", and assign them there'
         raise ValueError(f"{notebook.name} has no parameter {unknown[0]!r}: it takes {names}.")
-    return {name: _converted(name, value, declared[name]) for name, value in given.items()}
+    return declared | {name: _converted(name, value, declared[name]) for name, value in given.items()}
 
 
 def _converted(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, str) and not isinstance(default, str):
-        value = _literal(value)
+        with suppress(SyntaxError, ValueError):  # what is no literal stays a text
+            value = ast.literal_eval(_WORDS.get(value.lower(), value))
     if default is None or value is None or type(value) is type(default):
         return value
     if isinstance(default, float) and type(value) is int:
@@ -95,58 +94,39 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     raise ValueError(f"the parameter {name!r} is of type {kind}, such as {default!r}: {value!r} is not.")
 
 
-def _literal(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-def work(job: Job, threads: int, results: Connection) -> None:
+def work(job: Job, threads: int, outcomes: Connection) -> None:
     """Run one notebook in a fresh process, which stops when asked to, or when its parent is gone."""
-    _prepare_process(threads)
-    results.send(run_job(job))
-
-
-def _prepare_process(threads: int) -> None:
-    # A terminal sends Ctrl-C to everyone; the parent alone answers it, and asks its workers to stop.
+    # A terminal sends Ctrl-C to everyone; the parent alone answers it, and asks its workers to stop. Nothing
+    # has to be put in order here then: a kernel whose parent is gone ends within a second, the executed copy
+    # is saved at every cell, and whatever the notebook keeps it writes whole or not at all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     for variable in _THREAD_VARIABLES:
-        with suppress(ValueError):
-            threads = min(threads, int(os.environ.get(variable, threads)))
-        os.environ[variable] = str(threads)
+        os.environ.setdefault(variable, str(threads))
     os.environ["DIFFINV_HEADLESS"] = "1"
     if cache := os.environ.get("DIFFINV_CACHE"):  # the notebooks run in a folder of their own
         os.environ["DIFFINV_CACHE"] = str(Path(cache).expanduser().resolve())
     os.environ.pop("DIFFINV_PROFILE", None)  # the profile is a parameter here, and nothing else may change it
-
-
-def _stop(signum: int, frame: object) -> None:
-    # Nothing has to be put in order here: a kernel whose parent is gone ends within a second, the executed
-    # copy is saved at every cell, and whatever the notebook keeps it writes whole or not at all.
-    os._exit(1)
+    outcomes.send(run_job(job))
 
 
 def _stop_with_parent() -> None:
     # kill -9 leaves the parent no time to stop us; without this, we would go on beside its successor.
-    parent = parent_process()
-    if parent is not None:
+    if parent := parent_process():
         wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
 
 
-def run_job(job: Job) -> JobResult:
+def run_job(job: Job) -> Outcome:
     """Execute the notebook, keeping the executed copy whatever happens; errors come back as a sentence."""
     started = time.perf_counter()
     error = _execute(job)
     if error is not None and "Kernel died before replying" in error:
         # It happens on a busy machine, before any cell has run, and says nothing about the notebook.
         error = _execute(job)
-    return JobResult(error, round(time.perf_counter() - started, 1), _children_peak_memory_mib())
+    seconds = round(time.perf_counter() - started, 1)
+    status: Literal["done", "failed"] = "done" if error is None else "failed"
+    return Outcome(job, status, (), seconds, error, _children_peak_memory_mib())
 
 
 def _execute(job: Job) -> str | None:
@@ -168,10 +148,10 @@ def _execute(job: Job) -> str | None:
         papermill.execute_notebook(
             job.notebook,
             job.executed,
-            parameters=job.parameters,
+            parameters={**job.parameters, "output_dir": str(job.staging)},
             kernel_name="python3",
             cwd=Path.cwd(),  # a relative path among the parameters means what its giver meant
-            start_timeout=KERNEL_START_SECONDS,
+            start_timeout=120,
             execution_timeout=job.cell_timeout_seconds,
             progress_bar=False,
             kernel_manager_class=KernelManager,
@@ -198,5 +178,4 @@ def _children_peak_memory_mib() -> int | None:
     except ImportError:  # not on Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    kibibytes = peak // 1024 if os.uname().sysname == "Darwin" else peak
-    return kibibytes // 1024 or None
+    return peak // (2**20 if sys.platform == "darwin" else 2**10) or None

@@ -4,32 +4,26 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import ArtefactError, provenance, read_json, write_json
 from diffinv.foundation import ASSETS, PACKAGE
-
-if TYPE_CHECKING:
-    from diffinv.lessons.profiles import Profile
+from diffinv.foundation.networks import best_device
+from diffinv.lessons.profiles import Profile
 
 
 class Manifest:
     """How each notebook of an output folder was last run with success, and which files it wrote there."""
 
     def __init__(self, output: Path):
-        self.output = output
-        self.path = output / "manifest.json"
-        self.content: dict[str, Any] = {"figures": {}, "notebooks": {}}
-        if self.path.exists():
-            self.content = read_json(self.path)
-        if not {"figures", "notebooks"} <= self.content.keys():
+        self.output, self.path = output, output / "manifest.json"
+        content = read_json(self.path) if self.path.exists() else {"notebooks": {}}
+        if "notebooks" not in content:
             raise ArtefactError(f"{self.path} is not a manifest of diffinv: choose another output folder.")
-
-    @property
-    def notebooks(self) -> dict[str, Any]:
-        return self.content["notebooks"]
+        self.notebooks: dict[str, Any] = content["notebooks"]
 
     def figures_of(self, name: str) -> tuple[str, ...]:
         """The PNG files of a notebook, as paths inside the output folder."""
@@ -37,11 +31,9 @@ class Manifest:
 
     def is_up_to_date(self, name: str, key: str) -> bool:
         """Whether the notebook last ran under this key, and all that it wrote is still there."""
-        record = self.notebooks.get(name)
-        if record is None or record["key"] != key:
-            return False
+        record = self.notebooks.get(name, {"key": None, "files": []})
         files = [*record["files"], f"executed/{name}.ipynb"]
-        return all((self.output / file).exists() for file in files)
+        return record["key"] == key and all((self.output / file).exists() for file in files)
 
     def accept(self, name: str, staging: Path, record: dict[str, Any]) -> None:
         """Put what the notebook wrote to `staging` in place of what it wrote the last time.
@@ -62,24 +54,23 @@ class Manifest:
 
     def keep_only(self, names: set[str]) -> None:
         """Drop the records of all other notebooks: those that were renamed or removed. Their files stay."""
-        for name in self.notebooks.keys() - names:
-            del self.notebooks[name]
+        self.notebooks = {name: record for name, record in self.notebooks.items() if name in names}
+        self.write()
 
     def write(self) -> None:
-        self.content["notebooks"] = dict(sorted(self.notebooks.items()))
-        self.content["figures"] = {
-            file: _figure_record(name, file, record)
-            for name, record in self.notebooks.items()
-            for file in self.figures_of(name)
-        }
-        write_json(self.path, self.content)
+        self.notebooks = dict(sorted(self.notebooks.items()))
+        figures = {}
+        for name, record in self.notebooks.items():
+            how = {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
+            for file in self.figures_of(name):
+                figures[file] = {"notebook": f"{name}.ipynb", **beside(file, record["files"]), **how}
+        write_json(self.path, {"figures": figures, "notebooks": self.notebooks})
 
 
-def _figure_record(name: str, file: str, record: dict[str, Any]) -> dict[str, Any]:
-    beside = {kind: file.removesuffix("png") + kind for kind in ("svg", "csv")}
-    made = {kind: path for kind, path in beside.items() if path in record["files"]}
-    how = {field: value for field, value in record.items() if field not in ("files", "key", "cold")}
-    return {"notebook": f"{name}.ipynb", **made, **how}
+def beside(image: str, files: Sequence[str]) -> dict[str, str]:
+    """The same figure in other formats, and the numbers behind it, as far as they are among the files."""
+    others = {kind: image.removesuffix("png") + kind for kind in ("svg", "csv")}
+    return {kind: file for kind, file in others.items() if file in files}
 
 
 def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
@@ -91,18 +82,14 @@ def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
 
 def fingerprint(folder: Path, pattern: str = "*") -> str:
     """The content key of a folder's files: their names and bytes."""
-    digests = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob(pattern))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    return content_key(digests)
+    paths = [path for path in folder.rglob(pattern) if path.is_file() and "__pycache__" not in path.parts]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return content_key(dict(zip(names, digests, strict=True)))
 
 
-def run_record(profile: "Profile", notebooks: Path) -> dict[str, Any]:
+def run_record(profile: Profile, notebooks: Path) -> dict[str, Any]:
     """What all notebooks of a run share: versions, device, profile, commit, hashes of data and weights."""
-    from diffinv.foundation.networks import best_device
-
     return {
         **provenance(device=profile.device or best_device()),
         "profile": profile.name,

@@ -73,10 +73,10 @@ def manifest_of(place: Path) -> dict:
 
 
 def test_a_failing_notebook_is_named_kept_and_leaves_the_others_alone(place, first):
-    assert [outcome.notebook.stem for outcome in first] == ["00_look", "01_fail", "02_draw"]
+    assert [outcome.job.name for outcome in first] == ["00_look", "01_fail", "02_draw"]
     assert [outcome.status for outcome in first] == ["done", "failed", "done"]
     assert "ZeroDivisionError: division by zero" in first[1].error
-    partial = nbformat.read(first[1].executed, as_version=4)
+    partial = nbformat.read(first[1].job.executed, as_version=4)
     assert any(output.output_type == "error" for cell in partial.cells for output in cell.get("outputs", ()))
     assert not list((place / "figures").rglob("lost.*"))
 
@@ -116,10 +116,10 @@ def test_the_gallery_shows_every_figure_and_all_its_links_lead_somewhere(place, 
 def test_the_gallery_shows_odd_names_as_they_are_and_a_figure_that_is_a_png_alone(tmp_path):
     name, image = "07_<script>&\"'", '07_a"_<b>.png'
     record = {"profile": "tiny", "wall_seconds": 3.2, "device": "cpu", "commit": None, "files": [image]}
-    page = write_gallery({"notebooks": {name: record}}, tmp_path, tmp_path / "notebooks")
+    page = write_gallery({name: record}, tmp_path, tmp_path / "notebooks")
     assert {image, f"notebooks/{name}.ipynb"} <= Links(page).found
     assert not re.search("<script|<b>|commit [^,]", page.read_text())
-    write_gallery({"notebooks": {}}, tmp_path, tmp_path / "notebooks")
+    write_gallery({}, tmp_path, tmp_path / "notebooks")
     assert "No notebook has been run yet" in page.read_text()
 
 
@@ -274,7 +274,11 @@ def test_what_is_unknown_is_refused_before_anything_runs(tmp_path, request_, sen
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"), [("seed: int = 1", "declares no"), ("", "has no parameters")]
+    ("parameters", "sentence"),
+    [
+        ("seed: int = 1", "00_any.ipynb has no parameter 'output_dir': it takes seed"),
+        ("", "it takes none: tag one cell"),
+    ],
 )
 def test_a_notebook_without_the_runners_parameters_is_refused(tmp_path, parameters, sentence):
     write_notebook(tmp_path, "00_any", parameters=parameters)

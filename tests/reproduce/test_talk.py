@@ -30,7 +30,7 @@ def record(seconds: float, speed: float | None = 10.0) -> dict:
 
 
 def talk_of(expected: dict[str, float], workers: int = 1, bound: str = "") -> Talk:
-    return Talk(tqdm(disable=True), list(expected), workers, expected, bound)
+    return Talk(tqdm(disable=True), expected, workers, bound)
 
 
 def job(name: str, place: Path = Path("figures")) -> Job:
@@ -39,14 +39,7 @@ def job(name: str, place: Path = Path("figures")) -> Job:
 
 def outcome(name: str, seconds: float, error: str | None = None) -> Outcome:
     figures = () if error else ("a.png", "b.png")
-    return Outcome(
-        Path(f"{name}.ipynb"),
-        "failed" if error else "done",
-        Path("/f/executed") / f"{name}.ipynb",
-        figures,
-        seconds,
-        error,
-    )
+    return Outcome(job(name, Path("/f")), "failed" if error else "done", figures, seconds, error)
 
 
 def test_a_time_is_scaled_by_what_was_measured_and_never_invented():
@@ -66,26 +59,26 @@ def test_a_faster_machine_is_a_larger_number():
     assert speed > 0 and unet_calls_per_second() == speed  # measured once in a process
 
 
-def test_the_time_to_go_is_that_of_the_process_that_ends_last(monkeypatch):
+def test_the_time_to_go_is_shared_by_the_processes_and_bounded_by_the_longest_notebook(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(talk.time, "time", lambda: clock[0])
     run = talk_of({"00_a": 60.0, "01_b": 600.0, "02_c": 300.0, "03_d": 300.0}, workers=2)
-    assert run.seconds_to_go() == 660  # 60 + 300 + 300 beside 600
+    assert run.seconds_to_go() == 630
     run.starts(job("00_a"))
     run.starts(job("01_b"))
     clock[0] += 60
     run.ends(outcome("00_a", 60.0))
-    assert run.seconds_to_go() == 600
+    assert run.seconds_to_go() == 570
     run.starts(job("02_c"))
-    clock[0] += 600  # both take longer than expected, and so will the last
-    assert 300 < run.seconds_to_go() < 900
+    clock[0] += 600  # both take longer than expected, and may end at any moment
+    assert run.seconds_to_go() == 300
 
 
 def test_one_unknown_time_makes_the_whole_unknown_until_it_has_ended(caplog):
     caplog.set_level(logging.INFO, logger="diffinv")
     run = talk_of({"00_a": 60.0, "01_b": math.nan, "02_c": 300.0})
     run.opens()
-    assert "not known yet of 01_b (" in caplog.messages[-1]
+    assert "expected time: not known yet (" in caplog.messages[-1]
     for name in ("00_a", "01_b"):
         run.starts(job(name))
         assert ("expected" in caplog.messages[-1]) == (name == "00_a")
@@ -168,6 +161,18 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     assert [outcome.status for outcome in run(place)] == ["up to date", "up to date"]
     assert "up to date: 00_quick, 01_wait" in caplog.messages
     assert re.search(r"00_quick +up to date +- +1\n01_wait ", caplog.text)
+
+
+def test_the_first_picture_is_announced_while_its_notebook_runs(place, caplog):
+    caplog.set_level(logging.INFO, logger="diffinv")
+    write_notebook(place / "notebooks", "00_quick", "name = text = 'quick'", DRAW, WAIT, "1 / 0")
+    (place / "figures").mkdir()
+    (place / "figures" / "quick.png").write_text("of an earlier run")
+    (outcome,) = run(place, only=["0"])
+    early = f"    look: {place / 'figures' / 'executed' / '.00_quick' / 'quick.png'} (while 00_quick runs)"
+    assert [line for line in caplog.messages if "look:" in line] == [early]
+    assert outcome.status == "failed"
+    assert (place / "figures" / "quick.png").read_text() == "of an earlier run"
 
 
 def test_a_log_is_not_flooded(place, caplog, monkeypatch):
