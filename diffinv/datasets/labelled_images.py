@@ -106,11 +106,7 @@ class LabelledImages:
             raise DatasetError("concatenate needs at least one set of images.")
         first = sets[0]
         for other in sets[1:]:
-            if other.class_names != first.class_names:
-                raise DatasetError("sets with different classes cannot be joined: give them the same ones.")
-            if other.resolution != first.resolution:
-                sizes = f"{first.resolution} px and {other.resolution} px"
-                raise DatasetError(f"sets of {sizes} cannot be joined: resize one of them.")
+            check_alike(first=first, other=other)
         all_real = all(part.sources is None for part in sets)
         return LabelledImages(
             images=np.concatenate([part.images for part in sets]),
@@ -186,6 +182,16 @@ def check_resolution(resolution: int) -> None:
     """DatasetError unless `resolution` is a positive whole number of pixels."""
     if not isinstance(resolution, int | np.integer) or resolution < 1:
         raise DatasetError(f"the resolution {resolution!r} is no size: give a whole number above 0.")
+
+
+def check_alike(**sets: LabelledImages) -> None:
+    """DatasetError unless the two sets, given by what they are for, have the same classes and resolution."""
+    (one, first), (other, second) = sets.items()
+    if first.class_names != second.class_names:
+        raise DatasetError(f"the {one} and the {other} images have different classes: give both the same.")
+    if first.resolution != second.resolution:
+        sides = f"{first.resolution} px and the {other} ones {second.resolution} px"
+        raise DatasetError(f"the {one} images have {sides}: resize one of the sets.")
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
