@@ -17,7 +17,7 @@ from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
 from diffinv.method.inversion import Inversion, inversion_steps
-from diffinv.method.sampling import Sampling, denoising_steps, prepare_scheduler
+from diffinv.method.sampling import Sampling, denoising_steps, initial_noise, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import peak_memory, reset_peak_memory
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
@@ -73,17 +73,10 @@ class Estimate:
     def table(self) -> pd.DataFrame:
         """One row a stage and one for all of them, in seconds, GiB of memory and MiB of disk."""
         total = StageEstimate("all", "", self.seconds, self.peak_bytes, self.disk_bytes)
-        rows = [
-            {
-                "stage": stage.stage,
-                "work": stage.work,
-                "seconds": round(stage.seconds, 1),
-                "peak_gib": None if stage.peak_bytes is None else round(stage.peak_bytes / 2**30, 2),
-                "disk_mib": round(stage.disk_bytes / 2**20, 2),
-            }
-            for stage in (*self.stages, total)
-        ]
-        return pd.DataFrame(rows)
+        rows = pd.DataFrame([*self.stages, total])
+        rows["peak_gib"] = rows.pop("peak_bytes").astype(float) / 2**30
+        rows["disk_mib"] = rows.pop("disk_bytes") / 2**20
+        return rows.round({"seconds": 1, "peak_gib": 2, "disk_mib": 2})
 
 
 def estimate(
@@ -130,15 +123,9 @@ def measure_denoising(
     """One denoising step of so many samples side by side; its setup is their decoding."""
     streams = [stream(0, "estimate", row) for row in range(count)]
     vectors = torch.stack([torch.randn(num_tokens, diffusion.embedding_width, generator=s) for s in streams])
-    latents = torch.empty(0)
-
-    def steps() -> Iterator[None]:
-        nonlocal latents
-        for step in islice(denoising_steps(diffusion, vectors, vectors[:1], settings, streams), 1 + REPEATS):
-            latents = step.latents
-            yield
-
-    denoising = _measure(steps(), diffusion.device)
+    steps = denoising_steps(diffusion, vectors, vectors[:1], settings, streams)
+    denoising = _measure(islice(steps, 1 + REPEATS), diffusion.device)
+    latents = initial_noise(diffusion, settings, streams)
     diffusion.decode(latents[:1])  # the first of a process is slower than any other
     decoding = timed(lambda: diffusion.decode(latents), diffusion.device)
     return replace(denoising, setup_seconds=decoding, peak_bytes=peak_memory(diffusion.device))
@@ -221,7 +208,7 @@ def _training_stage(
     return StageEstimate(
         stage="classifiers",
         work=f"{settings.optimiser_steps} steps of {settings.batch_size} images, {num_classifiers} times",
-        seconds=num_classifiers * (cost.setup_seconds + settings.optimiser_steps * cost.step_seconds),
+        seconds=_seconds(cost, num_classifiers, 1, settings.optimiser_steps),
         peak_bytes=cost.peak_bytes,
         disk_bytes=0,
     )
