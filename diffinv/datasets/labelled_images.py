@@ -211,12 +211,9 @@ def _check(data: LabelledImages) -> None:
     if data.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
         found = f"{data.images.dtype} of shape {shape}"
         raise DatasetError(f"images must be uint8 of shape [image, side, side, 3], not {found}.")
-    lengths = {"labels": len(data.labels), "ids": len(data.ids)}
-    if data.sources is not None:
-        lengths["sources"] = len(data.sources)
-    for name, length in lengths.items():
-        if length != len(data.images):
-            raise DatasetError(f"{len(data.images)} images have {length} {name}: give one to each image.")
+    for name, parts in (("labels", data.labels), ("ids", data.ids), ("sources", data.sources)):
+        if parts is not None and len(parts) != len(data):
+            raise DatasetError(f"{len(data)} images have {len(parts)} {name}: give one to each image.")
     if len(set(data.ids)) != len(data.ids):
         twice = next(name for name in data.ids if data.ids.count(name) > 1)
         raise DatasetError(f'two images have the id "{twice}": give each its own.')
