@@ -65,10 +65,9 @@ def gallery(
     cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
     height = lines * (rows * cell * 1.05 + 0.5)
     fig, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
-    for ax in axes.flat:
+    for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
-        ax.set_axis_on()
         mosaic = [[original, *row] for original, row in zip(real, samples, strict=True)]
         labels = ["real"] + ["samples" if column == (copies - 1) // 2 else "" for column in range(copies)]
         image_grid(ax, mosaic, class_names[dataset], labels, split_after=1, label_size=7.5)
