@@ -7,8 +7,6 @@ from typing import Any
 
 from diffinv.datasets.decoding import DatasetError
 
-Channels = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class Part:
@@ -66,8 +64,8 @@ class DatasetCard(Depiction):
 
     class_names: tuple[str, ...]
     resolution: int
-    mean: Channels
-    std: Channels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     licence: str
     source: HubSource | NpzSource
 

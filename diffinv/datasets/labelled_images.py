@@ -173,9 +173,8 @@ class LabelledImages:
 
 def is_saved(folder: Path) -> bool:
     """Whether `LabelledImages.save` wrote this folder."""
-    if not (folder / PARQUET_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
-        return False
-    return read_json(folder / PROVENANCE_FILE).get("format") == FORMAT
+    there = all((folder / name).is_file() for name in (PARQUET_FILE, PROVENANCE_FILE))
+    return there and read_json(folder / PROVENANCE_FILE).get("format") == FORMAT
 
 
 def check_resolution(resolution: int) -> None:
