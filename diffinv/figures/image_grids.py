@@ -43,8 +43,7 @@ def image_grid(
                 mosaic[top : top + height, left : left + width] = image
     ax.imshow(mosaic, interpolation="nearest", aspect="equal")
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
     ax.set_xticks([left + (width - 1) / 2 for left in lefts] if column_labels else [], list(column_labels))
     ax.set_yticks([top + (height - 1) / 2 for top in tops] if row_labels else [], list(row_labels))
