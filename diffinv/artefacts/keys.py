@@ -31,14 +31,10 @@ def content_key(*parts: Any) -> str:
 
 def _canonical(part: Any) -> Any:
     # Every container and object is tagged, so that two different values never share their JSON.
-    if part is None or isinstance(part, bool | str):
-        return part
     if isinstance(part, np.generic):
         return _canonical(part.item())
-    if isinstance(part, int):
-        return int(part)
-    if isinstance(part, float):
-        return float(part)
+    if part is None or isinstance(part, bool | str | int | float):
+        return part
     if isinstance(part, Path):
         return ["path", part.as_posix()]
     if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":

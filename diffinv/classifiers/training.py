@@ -154,7 +154,13 @@ def training_steps(
         indices = next(batches).to(classifier.device)
         pixels = classifier.normalise(augment(images[indices], settings.augmentation, crops))
         optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
-        loss = _update(classifier.model, optimiser, pixels, labels[indices], settings.label_smoothing)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            logits = classifier.model(pixels)
+            objective = F.cross_entropy(logits, labels[indices], label_smoothing=settings.label_smoothing)
+            optimiser.zero_grad()
+            objective.backward()
+            optimiser.step()
+        loss = objective.item()
         if not math.isfinite(loss):
             remedy = f"choose a learning rate below {settings.learning_rate}"
             raise TrainingDiverged(f"the classifier's loss became {loss} at step {step}: {remedy}.")
@@ -177,21 +183,6 @@ def train_classifier(
     for _last in progress_bar(steps, total=settings.optimiser_steps, desc="classifier", enabled=progress):
         pass
     return _last.classifier
-
-
-def _update(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    pixels: Float[Tensor, "image 3 side side"],
-    labels: Int[Tensor, " image"],
-    label_smoothing: float,
-) -> float:
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        loss = F.cross_entropy(model(pixels), labels, label_smoothing=label_smoothing)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return loss.item()
 
 
 def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " index"]]:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from diffinv.datasets.decoding import DatasetError
-
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class DatasetCard(Depiction):
 
     class_names: tuple[str, ...]
     resolution: int
-    mean: Channels
-    std: Channels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     licence: str
     source: HubSource | NpzSource
 
@@ -110,13 +109,20 @@ def _standard(repository: str, revision: str, folder: str, **columns: str) -> Hu
     return HubSource(repository, revision, _parts(*files), **columns)
 
 
-def _medmnist(name: str, md5: str) -> NpzSource:
-    return NpzSource(f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", md5)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.replace("\n", " ").split(", "))
+
+
+def _medmnist(name: str, md5: str, class_names: str, licence: str = "CC-BY-4.0", **known: Any) -> DatasetCard:
+    """Addresses, checksums, classes and licences are those of MedMNIST 3.0.2 (Yang et al. 2023)."""
+    source = NpzSource(f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", md5)
+    names = _names(class_names)
+    return DatasetCard(class_names=names, resolution=28, licence=licence, source=source, **known)
 
 
 _EUROSAT = tuple(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
 
-_CIFAR100_CLASSES = """\
+_CIFAR100_CLASSES = _names("""\
 apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus,
 butterfly, camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab,
 crocodile, cup, dinosaur, dolphin, elephant, flatfish, forest, fox, girl, hamster, house, kangaroo, keyboard,
@@ -124,16 +130,14 @@ lamp, lawn mower, leopard, lion, lizard, lobster, man, maple tree, motorcycle, m
 tree, orange, orchid, otter, palm tree, pear, pickup truck, pine tree, plain, plate, poppy, porcupine, possum,
 rabbit, raccoon, ray, road, rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider,
 squirrel, streetcar, sunflower, sweet pepper, table, tank, telephone, television, tiger, tractor, train,
-trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm"""
+trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm""")
 
 # Every revision was seen in public records of the hub to hold these files; None would mean that it was not,
 # and would take the newest. The statistics are those that public training code states for each training set,
 # to be compared with other work: the classifiers here normalise by the images that they are trained on.
 CATALOGUE: dict[str, DatasetCard] = {
     "cifar10": DatasetCard(
-        class_names=(
-            *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        ),
+        class_names=_names("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"),
         resolution=32,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
@@ -144,7 +148,7 @@ CATALOGUE: dict[str, DatasetCard] = {
         ),
     ),
     "cifar100": DatasetCard(
-        class_names=tuple(_CIFAR100_CLASSES.replace("\n", " ").split(", ")),
+        class_names=_CIFAR100_CLASSES,
         resolution=32,
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
@@ -160,7 +164,7 @@ CATALOGUE: dict[str, DatasetCard] = {
     ),
     # The 500 and 800 labelled images a class; the 100,000 unlabelled ones are left out, as in the paper.
     "stl10": DatasetCard(
-        class_names=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+        class_names=_names("airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck"),
         resolution=96,
         mean=(0.4467, 0.4398, 0.4066),
         std=(0.2603, 0.2566, 0.2713),
@@ -171,9 +175,9 @@ CATALOGUE: dict[str, DatasetCard] = {
     # The hub's own conversion to Parquet, since the repository itself holds a script; its validation images
     # are everybody's test images. The shorter side is 320 px, and the paper works at 256.
     "imagenette": DatasetCard(
-        class_names=(
-            *("tench", "English springer", "cassette player", "chain saw", "church"),
-            *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+        class_names=_names(
+            "tench, English springer, cassette player, chain saw, church, French horn, garbage truck, "
+            "gas pump, golf ball, parachute"
         ),
         resolution=256,
         mean=(0.485, 0.456, 0.406),  # those of ImageNet, whose subset it is
@@ -191,10 +195,9 @@ CATALOGUE: dict[str, DatasetCard] = {
     # a private drive; the proportions and the names here are CoOp's, the choice is ours and follows from the
     # image ids.
     "eurosat": DatasetCard(
-        class_names=(
-            *("annual crop land", "forest", "herbaceous vegetation land", "highway or road"),
-            *("industrial buildings", "pasture land", "permanent crop land", "residential buildings"),
-            *("river", "sea or lake"),
+        class_names=_names(
+            "annual crop land, forest, herbaceous vegetation land, highway or road, industrial buildings, "
+            "pasture land, permanent crop land, residential buildings, river, sea or lake"
         ),
         resolution=64,
         mean=(0.3444, 0.3803, 0.4078),
@@ -211,41 +214,32 @@ CATALOGUE: dict[str, DatasetCard] = {
             },
         ),
     ),
-    # Addresses, checksums, classes and licences of MedMNIST 3.0.2 (Yang et al. 2023).
-    "pathmnist": DatasetCard(
-        class_names=(
-            *("adipose tissue", "background", "debris", "lymphocytes", "mucus", "smooth muscle"),
-            *("normal colon mucosa", "cancer-associated stroma", "colorectal adenocarcinoma epithelium"),
-        ),
-        resolution=28,
+    "pathmnist": _medmnist(
+        "pathmnist",
+        "a8b06965200029087d5bd730944a56c1",
+        "adipose tissue, background, debris, lymphocytes, mucus, smooth muscle, normal colon mucosa, "
+        "cancer-associated stroma, colorectal adenocarcinoma epithelium",
         mean=(0.7405, 0.5330, 0.7058),
         std=(0.1237, 0.1768, 0.1244),
-        licence="CC-BY-4.0",
         prompt_template="a histology slide of {}",
-        source=_medmnist("pathmnist", "a8b06965200029087d5bd730944a56c1"),
     ),
-    "bloodmnist": DatasetCard(
-        class_names=(
-            *("basophil", "eosinophil", "erythroblast", "immature granulocyte"),
-            *("lymphocyte", "monocyte", "neutrophil", "platelet"),
-        ),
-        resolution=28,
+    "bloodmnist": _medmnist(
+        "bloodmnist",
+        "7053d0359d879ad8a5505303e11de1dc",
+        "basophil, eosinophil, erythroblast, immature granulocyte, lymphocyte, monocyte, neutrophil, "
+        "platelet",
         mean=(0.7943, 0.6597, 0.6962),
         std=(0.2156, 0.2416, 0.1179),
-        licence="CC-BY-4.0",
         prompt_template="a microscope image of a {} in a blood smear",
-        source=_medmnist("bloodmnist", "7053d0359d879ad8a5505303e11de1dc"),
     ),
-    "dermamnist": DatasetCard(
-        class_names=(
-            *("actinic keratosis", "basal cell carcinoma", "benign keratosis", "dermatofibroma", "melanoma"),
-            *("melanocytic nevus", "vascular lesion"),
-        ),
-        resolution=28,
+    "dermamnist": _medmnist(
+        "dermamnist",
+        "0744692d530f8e62ec473284d019b0c7",
+        "actinic keratosis, basal cell carcinoma, benign keratosis, dermatofibroma, melanoma, "
+        "melanocytic nevus, vascular lesion",
+        licence="CC-BY-NC-4.0",
         mean=(0.7631, 0.5381, 0.5614),
         std=(0.1366, 0.1543, 0.1692),
-        licence="CC-BY-NC-4.0",
         prompt_template="a dermatoscopic photo of a {}",
-        source=_medmnist("dermamnist", "0744692d530f8e62ec473284d019b0c7"),
     ),
 }

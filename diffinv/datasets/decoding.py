@@ -18,19 +18,14 @@ class DatasetError(ValueError):
     """A dataset cannot be read as asked; its message is one sentence with the culprit and the remedy."""
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file, from its header alone; DatasetError if it is not an image."""
-    return encoded_size(_bytes_of(path), path)
-
-
 def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
-    """Width and height of an image file's bytes, which errors call `name`."""
+    """Width and height of an image file's bytes, from its header alone; errors as for `decode_image`."""
     return _open(encoded, name).size
 
 
 def read_image(path: Path) -> Image.Image:
     """Read one image file as 8-bit RGB, upright; DatasetError as for `decode_image`."""
-    return decode_image(_bytes_of(path), path)
+    return decode_image(read_bytes(path), path)
 
 
 def decode_image(encoded: bytes, name: str | Path) -> Image.Image:
@@ -68,8 +63,8 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def _bytes_of(path: Path) -> bytes:
-    # Read at once, so that thousands of lazily opened files do not stay open.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, read at once: of thousands that Pillow opens lazily, many would stay open."""
     try:
         return path.read_bytes()
     except OSError as error:

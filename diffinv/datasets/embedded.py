@@ -22,9 +22,6 @@ def load_embedded(name: str, *, split: str) -> LabelledImages:
     if not path.is_file():
         raise DatasetError(f"{path} is missing: install the package again.")
     rows = read_parquet(path)
-    provenance = {
-        "dataset": name,
-        "split": split,
-        **{key: record[key] for key in ("source", "licence") if key in record},
-    }
+    origin = {key: record[key] for key in ("source", "licence") if key in record}
+    provenance = {"dataset": name, "split": split, **origin}
     return LabelledImages(**rows._asdict(), class_names=tuple(record["class_names"]), provenance=provenance)

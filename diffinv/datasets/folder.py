@@ -10,7 +10,7 @@ import numpy as np
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
-from diffinv.datasets.decoding import DatasetError, image_size, read_image, to_square
+from diffinv.datasets.decoding import DatasetError, encoded_size, read_bytes, read_image, to_square
 from diffinv.datasets.labelled_images import LabelledImages, is_saved
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
@@ -148,8 +148,9 @@ def _read(
     seed: int | None = None,
 ) -> LabelledImages:
     # From all images, not from those of this split: every split must come out at one resolution.
-    every = [path for paths in classes.values() for path in paths]
-    resolution = resolution or natural_resolution(min(image_size(path)) for path in every)
+    every = (path for paths in classes.values() for path in paths)
+    sides = (min(encoded_size(read_bytes(path), path)) for path in every)
+    resolution = resolution or natural_resolution(sides)
     names = list(classes)
     files = [(path, names.index(name)) for name in names for path in chosen.get(name, [])]
     images = np.empty((len(files), resolution, resolution, 3), np.uint8)

@@ -18,7 +18,7 @@ from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_valida
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
-from diffinv.datasets.parquet import Columns, Shard, find_columns, read_images, read_labels, shorter_sides
+from diffinv.datasets.parquet import Columns, find_columns, read_images, read_labels, shorter_sides
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
 
 MEASURED_IMAGES = 1000  # from which a folder's resolution follows
@@ -96,21 +96,16 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
 
 
 def _read(
-    part: Part,
-    columns: Columns,
-    request: Request,
-    *,
-    resolution: int,
-    provenance: dict[str, Any],
+    part: Part, columns: Columns, request: Request, *, resolution: int, provenance: dict[str, Any]
 ) -> LabelledImages:
-    shards = [Shard(_split_of(path) or request.split, path) for path in map(Path, part.files)]
-    ids, labels = read_labels(shards, columns)
+    paths = [Path(file) for file in part.files]
+    ids, labels = read_labels([(_split_of(path) or request.split, path) for path in paths], columns)
     chosen = share_of_classes(ids, labels, part.start, part.end)
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
     return LabelledImages(
-        images=read_images([shard.path for shard in shards], columns, chosen, resolution),
+        images=read_images(paths, columns, chosen, resolution),
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),

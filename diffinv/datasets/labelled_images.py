@@ -106,11 +106,7 @@ class LabelledImages:
             raise DatasetError("concatenate needs at least one set of images.")
         first = sets[0]
         for other in sets[1:]:
-            if other.class_names != first.class_names:
-                raise DatasetError("sets with different classes cannot be joined: give them the same ones.")
-            if other.resolution != first.resolution:
-                sizes = f"{first.resolution} px and {other.resolution} px"
-                raise DatasetError(f"sets of {sizes} cannot be joined: resize one of them.")
+            check_alike(first=first, other=other)
         all_real = all(part.sources is None for part in sets)
         return LabelledImages(
             images=np.concatenate([part.images for part in sets]),
@@ -177,15 +173,24 @@ class LabelledImages:
 
 def is_saved(folder: Path) -> bool:
     """Whether `LabelledImages.save` wrote this folder."""
-    if not (folder / PARQUET_FILE).is_file() or not (folder / PROVENANCE_FILE).is_file():
-        return False
-    return read_json(folder / PROVENANCE_FILE).get("format") == FORMAT
+    there = all((folder / name).is_file() for name in (PARQUET_FILE, PROVENANCE_FILE))
+    return there and read_json(folder / PROVENANCE_FILE).get("format") == FORMAT
 
 
 def check_resolution(resolution: int) -> None:
     """DatasetError unless `resolution` is a positive whole number of pixels."""
     if not isinstance(resolution, int | np.integer) or resolution < 1:
         raise DatasetError(f"the resolution {resolution!r} is no size: give a whole number above 0.")
+
+
+def check_alike(**sets: LabelledImages) -> None:
+    """DatasetError unless the two sets, given by what they are for, have the same classes and resolution."""
+    (one, first), (other, second) = sets.items()
+    if first.class_names != second.class_names:
+        raise DatasetError(f"the {one} and the {other} images have different classes: give both the same.")
+    if first.resolution != second.resolution:
+        sides = f"{first.resolution} px and the {other} ones {second.resolution} px"
+        raise DatasetError(f"the {one} images have {sides}: resize one of the sets.")
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
@@ -205,12 +210,9 @@ def _check(data: LabelledImages) -> None:
     if data.images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
         found = f"{data.images.dtype} of shape {shape}"
         raise DatasetError(f"images must be uint8 of shape [image, side, side, 3], not {found}.")
-    lengths = {"labels": len(data.labels), "ids": len(data.ids)}
-    if data.sources is not None:
-        lengths["sources"] = len(data.sources)
-    for name, length in lengths.items():
-        if length != len(data.images):
-            raise DatasetError(f"{len(data.images)} images have {length} {name}: give one to each image.")
+    for name, parts in (("labels", data.labels), ("ids", data.ids), ("sources", data.sources)):
+        if parts is not None and len(parts) != len(data):
+            raise DatasetError(f"{len(data)} images have {len(parts)} {name}: give one to each image.")
     if len(set(data.ids)) != len(data.ids):
         twice = next(name for name in data.ids if data.ids.count(name) > 1)
         raise DatasetError(f'two images have the id "{twice}": give each its own.')

@@ -78,13 +78,6 @@ class Columns(NamedTuple):
     class_names: tuple[str, ...]
 
 
-class Shard(NamedTuple):
-    """One of the files of a published split, whose rows count on from file to file."""
-
-    split: str
-    path: Path
-
-
 def find_columns(path: Path) -> Columns:
     """The columns that `datasets` declared when it wrote the file.
 
@@ -102,17 +95,19 @@ def find_columns(path: Path) -> Columns:
     return Columns(images[0], labels[0], tuple(features[labels[0]]["names"]))
 
 
-def read_labels(shards: Sequence[Shard], columns: Columns) -> tuple[list[str], Int[np.ndarray, " image"]]:
-    """The ids and labels of all rows; no image is read.
+def read_labels(
+    files: Sequence[tuple[str, Path]], columns: Columns
+) -> tuple[list[str], Int[np.ndarray, " image"]]:
+    """The ids and labels of all rows of files, each given with the published split that it is of.
 
-    An id is the published split and the row in it. DatasetError unless every file has the columns, as many
-    classes as there are names, and one of them for each image.
+    An id is that split and the row in it, counted on from file to file. DatasetError unless every file has
+    the columns, as many classes as there are names, and one of them for each image.
     """
     ids: list[str] = []
     labels = [np.empty(0, np.int64)]
     last = len(columns.class_names) - 1
     rows: Counter[str] = Counter()
-    for split, path in shards:
+    for split, path in files:
         with _reading(path) as file:
             for name in (columns.image, columns.label):
                 if name not in file.schema_arrow.names:

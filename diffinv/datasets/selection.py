@@ -52,11 +52,9 @@ def share_of_classes(
     Shares that do not overlap have no image in common, and those that cover 0 to 1 cover all images.
     """
     ranked = _ranked(ids, "split")
-    chosen = [np.empty(0, np.int64)]
-    for label in np.unique(labels):
-        members = ranked[labels[ranked] == label]
-        chosen.append(members[round(start * len(members)) : round(end * len(members))])
-    return np.sort(np.concatenate(chosen))
+    by_class = [ranked[labels[ranked] == label] for label in np.unique(labels)]
+    chosen = [members[round(start * len(members)) : round(end * len(members))] for members in by_class]
+    return np.sort(np.concatenate([ranked[:0], *chosen]))
 
 
 def _ranked(ids: Sequence[str], key: int | str) -> Int[np.ndarray, " image"]:

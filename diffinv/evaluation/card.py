@@ -10,28 +10,22 @@ import pandas as pd
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
-from diffinv.evaluation.evidence import REAL, SYNTHETIC, gather
+from diffinv.datasets.labelled_images import check_alike
+from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence, gather
 from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.metrics.copies import Closeness
-from diffinv.studies.grid import accuracy_scores, check_alike
+from diffinv.studies.grid import accuracy_scores
 from diffinv.studies.statistics import describe_gain, paired_difference, summarise
 
 PAIRS_KEPT = 20  # of the closest, by their ids in the record
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationCard:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvaluationCard(Evidence):
     """What was measured of a synthetic set, in all and by class; what could not be is NaN and has a note."""
 
-    real: LabelledImages
-    synthetic: LabelledImages
-    test: LabelledImages | None
     metrics: pd.DataFrame  # metric, synthetic, real (what real images score), better, meaning
     by_class: pd.DataFrame  # a row a class: numbers of images, and the metrics of the class's own
-    copies: Closeness  # of the synthetic images to the training images
-    leaks: Closeness | None  # of the synthetic images to the test images
-    test_copies: Closeness | None  # of the test images to the training images, to compare copies with
-    real_leaks: Closeness | None  # of the training images to the test images, to compare leaks with
     accuracies: pd.DataFrame | None  # a row a training set: mean, std, n, and the 95 % interval low, high
     gain: pd.DataFrame | None  # accuracy by synthetic images - by real ones, paired by seed, if asked for
     notes: tuple[str, ...]
@@ -77,15 +71,9 @@ def evaluation_card(
         options: dict[str, Any] = {"cache_dir": cache_dir, "progress": progress}
         scores = accuracy_scores(sets, test=judges, training=training, seeds=seeds, **options)
     return EvaluationCard(
-        real=real,
-        synthetic=synthetic,
-        test=test,
+        **vars(found),
         metrics=metric_rows(found, scores),
         by_class=class_rows(found, scores),
-        copies=found.copies,
-        leaks=found.leaks,
-        test_copies=found.test_copies,
-        real_leaks=found.real_leaks,
         accuracies=None if scores is None else summarise(scores, ["condition"]),
         gain=paired_difference(scores, SYNTHETIC, REAL) if scores is not None and against_real else None,
         notes=tuple(notes(found, scores)),
@@ -110,7 +98,7 @@ def card_record(card: EvaluationCard) -> dict[str, Any]:
         "leaks": _closest(card.leaks, card.synthetic, card.test),
         "images": {
             role: {"count": len(images), "fingerprint": images.fingerprint}
-            for role, images in ((REAL, card.real), (SYNTHETIC, card.synthetic), ("test", card.test))
+            for role, images in ((REAL, card.real), (SYNTHETIC, card.synthetic), (TEST, card.test))
             if images is not None
         },
         "notes": list(card.notes),

@@ -34,7 +34,7 @@ def fidelity_rows(
     for condition, of_seed in sets.items():
         for seed, images in of_seed.items():
             other = measure(images, clip, k, condition)
-            values = {"Fréchet distance": frechet_or_nan(reference, other)}
+            values = {"Fréchet distance": frechet_or_nan(reference.features, other.features)}
             values |= compare(reference, other, k).values()
             names = {"condition": condition, "seed": seed}
             rows += [{**names, "metric": metric, "value": values[metric]} for metric in BETTER]

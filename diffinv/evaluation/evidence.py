@@ -1,6 +1,6 @@
 """What an evaluation card rests on: features and neighbours of a synthetic set and a real one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -12,32 +12,32 @@ from diffinv.metrics.distances import image_features
 from diffinv.metrics.manifolds import Manifolds, manifolds
 from diffinv.metrics.neighbours import Features, nearest_neighbours
 
-REAL, SYNTHETIC = "real", "synthetic"
+REAL, SYNTHETIC, TEST = "real", "synthetic", "test"
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
     """A set of images with its features, and how far its images are from each other."""
 
-    images: LabelledImages
     features: Features
     own_distances: Float[Tensor, " image"]  # to the nearest other image
     radii: Float[Tensor, " image"]  # to the k-th nearest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evidence:
-    """Everything measured of a synthetic set, and of test images in its place."""
+    """Everything measured of a synthetic set, and of test images in its place, where there are some."""
 
-    real: Measured
-    synthetic: Measured
-    on_manifolds: Manifolds
-    copies: Closeness  # of the synthetic images to the real ones
-    test: Measured | None = None
-    leaks: Closeness | None = None  # of the synthetic images to the test images
+    real: LabelledImages
+    synthetic: LabelledImages
+    test: LabelledImages | None = None
+    features: dict[str, Features]  # of each of these sets, by its name
+    on_manifolds: Manifolds  # the synthetic images and the training images on those of each other
     test_on_manifolds: Manifolds | None = None  # the test images in the place of the synthetic ones
-    test_copies: Closeness | None = None  # of the test images to the real ones
-    real_leaks: Closeness | None = None  # of the real images to the test images
+    copies: Closeness  # of the synthetic images to the training images
+    test_copies: Closeness | None = None  # of the test images to the training images, to compare copies with
+    leaks: Closeness | None = None  # of the synthetic images to the test images
+    real_leaks: Closeness | None = None  # of the training images to the test images, to compare leaks with
 
 
 def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -> Measured:
@@ -49,7 +49,7 @@ def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -
         )
     features = image_features(clip, images.images)
     others = nearest_neighbours(features, features, num_neighbours, leave_one_out=True).distances
-    return Measured(images, features, own_distances=others[:, 0], radii=others[:, -1])
+    return Measured(features, own_distances=others[:, 0], radii=others[:, -1])
 
 
 def gather(
@@ -62,21 +62,28 @@ def gather(
     quantile: float,
 ) -> Evidence:
     """Measure the sets, and how each lies about the real one."""
-    of_real = measure(real, clip, num_neighbours, "real")
-    of_synthetic = measure(synthetic, clip, num_neighbours, "synthetic")
+    sets = {REAL: real, SYNTHETIC: synthetic} | ({} if test is None else {TEST: test})
+    known = {role: measure(images, clip, num_neighbours, role) for role, images in sets.items()}
+    of_real, of_synthetic, of_test = known[REAL], known[SYNTHETIC], known.get(TEST)
     found = compare(of_real, of_synthetic, num_neighbours)
-    test_evidence: dict[str, Any] = {}
-    if test is not None:
-        of_test = measure(test, clip, num_neighbours, "test")
-        of_test_found = compare(of_real, of_test, num_neighbours)
-        test_evidence = {
-            "test": of_test,
-            "leaks": nearness(of_synthetic, of_test, quantile),
-            "test_on_manifolds": of_test_found,
-            "test_copies": _judge(of_test_found, of_real, quantile),
-            "real_leaks": nearness(of_real, of_test, quantile),
-        }
-    return Evidence(of_real, of_synthetic, found, _judge(found, of_real, quantile), **test_evidence)
+    evidence = Evidence(
+        real=real,
+        synthetic=synthetic,
+        test=test,
+        features={role: side.features for role, side in known.items()},
+        on_manifolds=found,
+        copies=_judge(found, of_real, quantile),
+    )
+    if of_test is None:
+        return evidence
+    honest = compare(of_real, of_test, num_neighbours)
+    return replace(
+        evidence,
+        test_on_manifolds=honest,
+        test_copies=_judge(honest, of_real, quantile),
+        leaks=nearness(of_synthetic, of_test, quantile),
+        real_leaks=nearness(of_real, of_test, quantile),
+    )
 
 
 def compare(real: Measured, other: Measured, num_neighbours: int) -> Manifolds:

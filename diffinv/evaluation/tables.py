@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffinv.evaluation.evidence import REAL, SYNTHETIC, Evidence, Measured
+from diffinv.datasets import LabelledImages
+from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence
 from diffinv.metrics.copies import Closeness
 from diffinv.metrics.distances import diversity, diversity_between, frechet_distance
+from diffinv.metrics.neighbours import Features
 
 #: Each row of the card: which way is better, and what it says; {} is the quantile of copies and leaks.
 MEANINGS = {
@@ -37,44 +39,50 @@ def least_images(width: int) -> int:
 
 def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a metric: its value for the synthetic set, what real images score, and what it says."""
-    fakes, real, test = found.synthetic, found.real, found.test
+    features = found.features
     own = {
-        "accuracy": _mean_accuracy(scores, SYNTHETIC),
-        "Fréchet distance": frechet_or_nan(real, fakes),
+        "accuracy": pd.Series(_scores(scores, SYNTHETIC, "accuracy"), dtype=float).mean(),
+        "Fréchet distance": frechet_or_nan(features[REAL], features[SYNTHETIC]),
         **found.on_manifolds.values(),
-        "diversity within originals": _within(fakes),
-        "diversity between originals": _between(fakes),
-        "copies": found.copies.share,
-        "leaks": math.nan if found.leaks is None else found.leaks.share,
+        "diversity within originals": _within(found.synthetic, features[SYNTHETIC]),
+        "diversity between originals": _between(found.synthetic, features[SYNTHETIC]).mean(),
+        "copies": _share(found.copies),
+        "leaks": _share(found.leaks),
     }
-    expected = {"accuracy": _mean_accuracy(scores, REAL), "diversity between originals": _between(real)}
-    if test is not None and found.test_copies and found.real_leaks and found.test_on_manifolds:
+    expected = {
+        "accuracy": pd.Series(_scores(scores, REAL, "accuracy"), dtype=float).mean(),
+        "diversity between originals": _between(found.real, features[REAL]).mean(),
+        "copies": _share(found.test_copies),
+        "leaks": _share(found.real_leaks),
+    }
+    if found.test_on_manifolds is not None:
         expected |= found.test_on_manifolds.values()
-        expected |= {"Fréchet distance": frechet_or_nan(real, test)}
-        expected |= {"copies": found.test_copies.share, "leaks": found.real_leaks.share}
-    rows = []
-    for metric, (better, meaning) in MEANINGS.items():
-        values = {SYNTHETIC: own[metric], REAL: expected.get(metric, math.nan)}
-        words = {"better": better, "meaning": meaning.format(f"{100 * found.copies.quantile:g}\u00a0%")}
-        rows.append({"metric": metric, **values, **words})
-    return pd.DataFrame(rows)
+        expected["Fréchet distance"] = frechet_or_nan(features[REAL], features[TEST])
+    table = pd.DataFrame({SYNTHETIC: own, REAL: expected}, index=pd.Index(MEANINGS, name="metric"))
+    nearest = f"{100 * found.copies.quantile:g}\u00a0%"
+    table["better"] = [better for better, _ in MEANINGS.values()]
+    table["meaning"] = [meaning.format(nearest) for _, meaning in MEANINGS.values()]
+    return table.reset_index()
 
 
 def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a class: numbers of images, and the metrics of the class's own among all images."""
+    features, names = found.features[SYNTHETIC], found.real.class_names
+    accuracies = pd.DataFrame(_scores(scores, SYNTHETIC, "by_class"), columns=names, dtype=float).mean()
+    between = _between(found.synthetic, features)
     rows = []
-    for label, name in enumerate(found.real.images.class_names):
-        of_real = np.flatnonzero(found.real.images.labels == label)
-        of_synthetic = np.flatnonzero(found.synthetic.images.labels == label)
+    for label, name in enumerate(names):
+        of_real = np.flatnonzero(found.real.labels == label)
+        of_synthetic = np.flatnonzero(found.synthetic.labels == label)
         rows.append(
             {
                 "class": name,
                 "real images": len(of_real),
                 "synthetic images": len(of_synthetic),
-                "accuracy": math.nan if scores is None else _accuracies(scores, SYNTHETIC)[name],
+                "accuracy": accuracies[name],
                 **found.on_manifolds.values(of_synthetic, of_real),
-                "diversity within originals": _within(found.synthetic, of_synthetic),
-                "diversity between originals": _between_of_class(found.synthetic, of_synthetic),
+                "diversity within originals": _within(found.synthetic, features, of_synthetic),
+                "diversity between originals": between[label],
                 "copies": _share(found.copies, of_synthetic),
                 "leaks": _share(found.leaks, of_synthetic),
             }
@@ -84,9 +92,8 @@ def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
 
 def notes(found: Evidence, scores: pd.DataFrame | None) -> Iterator[str]:
     """What a reader of the numbers has to know, a sentence each: what is missing, and why."""
-    real, fakes = found.real.images, found.synthetic.images
-    test = None if found.test is None else found.test.images
-    width = found.real.features.shape[1]
+    real, fakes, test = found.real, found.synthetic, found.test
+    width = found.features[REAL].shape[1]
     if min(len(real), len(fakes)) < least_images(width):
         yield (
             f"There is no Fréchet distance: features of {width} numbers need at least {least_images(width)} "
@@ -110,7 +117,7 @@ def notes(found: Evidence, scores: pd.DataFrame | None) -> Iterator[str]:
         yield "The classifiers were judged on the training images: on others they would be less accurate."
     if missing := [name for name, count in fakes.class_counts().items() if count == 0]:
         yield f"There is no synthetic image of {', '.join(missing)}."
-    if math.isnan(_within(found.synthetic)):
+    if math.isnan(_within(fakes, found.features[SYNTHETIC])):
         yield "No original has two samples that name it: there is no diversity within originals."
     yield from _notes_on_closeness("training", found.copies)
     if found.leaks is not None:
@@ -131,48 +138,36 @@ def _notes_on_closeness(role: str, found: Closeness) -> Iterator[str]:
         )
 
 
-def frechet_or_nan(real: Measured, other: Measured) -> float:
+def frechet_or_nan(a: Features, b: Features) -> float:
     """The Fréchet distance; NaN where a side has too few images for it."""
-    least = least_images(real.features.shape[1])
-    if min(len(real.features), len(other.features)) < least:
-        return math.nan
-    return frechet_distance(real.features, other.features)
+    return frechet_distance(a, b) if min(len(a), len(b)) >= least_images(a.shape[1]) else math.nan
 
 
-def _originals(side: Measured) -> np.ndarray:
+def _originals(images: LabelledImages) -> np.ndarray:
     # A set that names no sources has none in common: each image is its own.
-    return np.array(side.images.sources or side.images.ids, dtype=object)
+    return np.array(images.sources or images.ids, dtype=object)
 
 
-def _within(side: Measured, rows: Any = slice(None)) -> float:
-    originals = _originals(side)[rows]
-    if side.images.sources is None or len(set(originals)) == len(originals):
-        return math.nan
-    return diversity(side.features[rows], originals)
+def _within(images: LabelledImages, features: Features, rows: Any = slice(None)) -> float:
+    originals = _originals(images)[rows]
+    shared = len(set(originals)) < len(originals)
+    return diversity(features[rows], originals) if shared else math.nan
 
 
-def _between(side: Measured) -> float:
-    """Mean over the classes: a class with many images is no more varied for that."""
-    labels = side.images.labels
-    of_class = [_between_of_class(side, np.flatnonzero(labels == n)) for n in range(side.images.num_classes)]
-    known = [value for value in of_class if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
+def _between(images: LabelledImages, features: Features) -> pd.Series:
+    """Of each class; their mean is that of the set, since a class with many images is no more varied."""
+    values = pd.Series(math.nan, index=range(images.num_classes))
+    for label in values.index:
+        rows = np.flatnonzero(images.labels == label)
+        originals = _originals(images)[rows].tolist()
+        if len(set(originals)) > 1:
+            values[label] = diversity_between(features[rows], originals)
+    return values
 
 
-def _between_of_class(side: Measured, rows: np.ndarray) -> float:
-    originals = _originals(side)[rows]
-    return diversity_between(side.features[rows], originals) if len(set(originals)) > 1 else math.nan
-
-
-def _share(found: Closeness | None, rows: np.ndarray) -> float:
+def _share(found: Closeness | None, rows: Any = slice(None)) -> float:
     return math.nan if found is None else float(found.is_close[rows].double().mean())
 
 
-def _mean_accuracy(scores: pd.DataFrame | None, condition: str) -> float:
-    if scores is None:
-        return math.nan
-    return float(scores.loc[scores["condition"] == condition, "accuracy"].mean())
-
-
-def _accuracies(scores: pd.DataFrame, condition: str) -> pd.Series:
-    return pd.DataFrame(scores.loc[scores["condition"] == condition, "by_class"].tolist()).mean()
+def _scores(scores: pd.DataFrame | None, condition: str, column: str) -> list[Any]:
+    return [] if scores is None else scores.loc[scores["condition"] == condition, column].tolist()

@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
@@ -58,12 +57,12 @@ def _learn(ax: Axes, image: np.ndarray, latents: np.ndarray, noisy: np.ndarray, 
     ax.text(5.22, middle + 0.07, r"$\hat\epsilon$", ha="center", fontsize=9.5)
     _strip(ax, vectors, 4.4, 2.52, "vectors $c$", learned=True)
     _arrow(ax, (4.4, 2.69), (4.4, 3.03))
-    ax.text(4.5, 2.85, "cross-attention", fontsize=7.5, color=GREY, ha="left", va="center")
-    _arrow(ax, (6.2, 3.14), (4.97, 2.52), colour=_LEARNED, bend="angle,angleA=90,angleB=0,rad=5", dashed=True)
+    bend: Any = {"connectionstyle": "angle,angleA=90,angleB=0,rad=5", "linestyle": (0, (3, 2))}
+    _arrow(ax, (6.2, 3.14), (4.97, 2.52), color=_LEARNED, **bend)
     ax.text(5.55, 2.57, "gradient, to $c$ only", fontsize=8, color=_LEARNED, ha="center", va="bottom")
-    ax.text(
-        3.72, 2.52, "in place of the text encoder's output", fontsize=7.5, color=GREY, ha="right", va="center"
-    )
+    note: Any = {"fontsize": 7.5, "color": GREY, "va": "center"}
+    ax.text(4.5, 2.85, "cross-attention", ha="left", **note)
+    ax.text(3.72, 2.52, "in place of the text encoder's output", ha="right", **note)
 
 
 def _sample(
@@ -124,11 +123,12 @@ def _strip(ax: Axes, vectors: np.ndarray, x: float, y: float, caption: str, *, l
     half_width, half_height = 0.52, 0.15
     box = (x - half_width, x + half_width, y - half_height, y + half_height)
     limit = float(np.abs(shown).max()) or 1.0
-    scale = Normalize(-limit, limit)
-    ax.imshow(shown, extent=box, cmap="RdBu_r", norm=scale, aspect="auto", interpolation="nearest")
-    corner, width, height = (box[0], box[2]), 2 * half_width, 2 * half_height
-    colour, line = (_LEARNED, 1.4) if learned else (GREY, 0.8)
-    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line, zorder=3))
+    colours: Any = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    ax.imshow(shown, extent=box, aspect="auto", interpolation="nearest", **colours)
+    line: Any = (
+        {"edgecolor": _LEARNED, "linewidth": 1.4} if learned else {"edgecolor": GREY, "linewidth": 0.8}
+    )
+    ax.add_patch(Rectangle((box[0], box[2]), 2 * half_width, 2 * half_height, fill=False, zorder=3, **line))
     ax.text(x, y - half_height - 0.05, caption, **_CAPTION)
 
 
@@ -139,17 +139,6 @@ def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, f
     ax.text(x, y, text, ha="center", va="center", fontsize=9)
 
 
-def _arrow(
-    ax: Axes,
-    start: tuple[float, float],
-    stop: tuple[float, float],
-    *,
-    colour: str = "#303030",
-    bend: str = "arc3",
-    dashed: bool = False,
-) -> None:
-    arrow = FancyArrowPatch(
-        start, stop, arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=1.2,
-        connectionstyle=bend, linestyle=(0, (3, 2)) if dashed else "-", shrinkA=0, shrinkB=0, zorder=4,
-    )  # fmt: skip
-    ax.add_patch(arrow)
+def _arrow(ax: Axes, start: tuple[float, float], stop: tuple[float, float], **look: Any) -> None:
+    usual = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "#303030", "linewidth": 1.2, "zorder": 4}
+    ax.add_patch(FancyArrowPatch(start, stop, **{**usual, "shrinkA": 0, "shrinkB": 0, **look}))

@@ -55,11 +55,9 @@ def closeness_uri(
             # An outlier far away says nothing about copies.
             furthest = max(furthest, float(np.quantile(distances, 0.98)))
     ax.axvline(threshold, color=INK, linewidth=0.8, linestyle=":")
-    ax.set_xlim(0, furthest)
-    ax.set_ylim(0, 1)
+    ax.set(xlim=(0, furthest), ylim=(0, 1), ylabel="images at least as near (%)")
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     ax.set_xlabel(f"distance to the nearest {role} image (1 = typical among them)")
-    ax.set_ylabel("images at least as near (%)")
     return _plot_uri(figure)
 
 

@@ -43,8 +43,7 @@ def image_grid(
                 mosaic[top : top + height, left : left + width] = image
     ax.imshow(mosaic, interpolation="nearest", aspect="equal")
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
     ax.set_xticks([left + (width - 1) / 2 for left in lefts] if column_labels else [], list(column_labels))
     ax.set_yticks([top + (height - 1) / 2 for top in tops] if row_labels else [], list(row_labels))
@@ -65,10 +64,9 @@ def gallery(
     cell = (width / columns - 0.6) / (copies + 1.5)  # what the class names at the left leave
     height = lines * (rows * cell * 1.05 + 0.5)
     fig, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
-    for ax in axes.flat:
+    for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
-        ax.set_axis_on()
         mosaic = [[original, *row] for original, row in zip(real, samples, strict=True)]
         labels = ["real"] + ["samples" if column == (copies - 1) // 2 else "" for column in range(copies)]
         image_grid(ax, mosaic, class_names[dataset], labels, split_after=1, label_size=7.5)

@@ -31,9 +31,7 @@ def loss_curves(
     patterns = ((5, 2), (1.5, 1.5), (6, 2, 1, 2))
     for (name, level), dashes in zip((levels or {}).items(), patterns, strict=False):
         ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
-    ax.set_xlabel("updates of the vectors")
-    ax.set_ylabel("denoising loss")
-    ax.set_xlim(0, x[-1])
+    ax.set(xlabel="updates of the vectors", ylabel="denoising loss", xlim=(0, x[-1]))
     return ax
 
 
@@ -77,8 +75,7 @@ def accuracy_curve(
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_major_locator(MaxNLocator(6))
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +139,14 @@ def quiet_loading() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    loggings = (diffusers_logging, transformers_logging)
-    bars = [module for module in loggings if module.is_progress_bar_enabled()]
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    for module in bars:
-        module.disable_progress_bar()
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        transformers_logging.set_verbosity_error()
+        for module in (diffusers_logging, transformers_logging):
+            if module.is_progress_bar_enabled():
+                afterwards.callback(module.enable_progress_bar)
+                module.disable_progress_bar()
         yield
-    finally:
-        for module in bars:
-            module.enable_progress_bar()
-        transformers_logging.set_verbosity(verbosity)
 
 
 def first_line(error: Exception) -> str:

@@ -115,9 +115,7 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     with readable(f"CLIP {str(name)!r}", "check the name, or copy the folder again"):
         model = CLIPModel.from_pretrained(place, revision=revision, use_safetensors=True, dtype=torch.float32)
         words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
-    mean, std = _colour_statistics(place)
-    where = device or best_device()
-    return FrozenClip(model, words, name=str(name), device=where, image_mean=mean, image_std=std)
+    return FrozenClip(model, words, name=str(name), device=device or best_device(), **_colours(place))
 
 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:
@@ -133,9 +131,7 @@ def _find(name: str | Path) -> tuple[str | Path, str | Path]:
     return place, tokenizer
 
 
-def _colour_statistics(place: str | Path) -> tuple[Sequence[float], Sequence[float]]:
+def _colours(place: str | Path) -> dict[str, Sequence[float]]:
     file = Path(place) / "preprocessor_config.json"
-    if not file.is_file():
-        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return record.get("image_mean", OPENAI_CLIP_MEAN), record.get("image_std", OPENAI_CLIP_STD)
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: record[name] for name in ("image_mean", "image_std") if name in record}

@@ -1,6 +1,7 @@
 """Which schedulers of diffusers can sample from a checkpoint, with one random stream per image."""
 
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ def fitting_scheduler(diffusion: FrozenDiffusion, name: str) -> Any:
             f"{name} cannot draw each image's noise from a stream of its own; "
             "choose EulerAncestralDiscreteScheduler or DDIMScheduler with eta=1."
         )
-    try:
+    with suppress(TypeError):  # it wants arguments that no Stable Diffusion checkpoint has
         scheduler = diffusion.make_scheduler(name)
-    except TypeError as error:  # it wants arguments that no Stable Diffusion checkpoint has
-        raise _does_not_fit(name) from error
-    if not _fits(scheduler, diffusion):
-        raise _does_not_fit(name)
-    return scheduler
+        if _fits(scheduler, diffusion):
+            return scheduler
+    raise ValueError(
+        f"{name} does not fit this model's noise schedule and loop; "
+        "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+    )
 
 
 def _fits(scheduler: Any, diffusion: FrozenDiffusion) -> bool:
@@ -35,10 +37,3 @@ def _fits(scheduler: Any, diffusion: FrozenDiffusion) -> bool:
     parameters = inspect.signature(getattr(scheduler, "step", lambda: None)).parameters.items()
     required = {key for key, parameter in parameters if parameter.default is parameter.empty}
     return required == {"model_output", "timestep", "sample"}
-
-
-def _does_not_fit(name: str) -> ValueError:
-    return ValueError(
-        f"{name} does not fit this model's noise schedule and loop; "
-        "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-    )

@@ -17,7 +17,7 @@ from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
 from diffinv.method.inversion import Inversion, inversion_steps
-from diffinv.method.sampling import Sampling, denoising_steps, prepare_scheduler
+from diffinv.method.sampling import Sampling, denoising_steps, initial_noise, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import peak_memory, reset_peak_memory
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
@@ -73,17 +73,10 @@ class Estimate:
     def table(self) -> pd.DataFrame:
         """One row a stage and one for all of them, in seconds, GiB of memory and MiB of disk."""
         total = StageEstimate("all", "", self.seconds, self.peak_bytes, self.disk_bytes)
-        rows = [
-            {
-                "stage": stage.stage,
-                "work": stage.work,
-                "seconds": round(stage.seconds, 1),
-                "peak_gib": None if stage.peak_bytes is None else round(stage.peak_bytes / 2**30, 2),
-                "disk_mib": round(stage.disk_bytes / 2**20, 2),
-            }
-            for stage in (*self.stages, total)
-        ]
-        return pd.DataFrame(rows)
+        rows = pd.DataFrame([*self.stages, total])
+        rows["peak_gib"] = rows.pop("peak_bytes").astype(float) / 2**30
+        rows["disk_mib"] = rows.pop("disk_bytes") / 2**20
+        return rows.round({"seconds": 1, "peak_gib": 2, "disk_mib": 2})
 
 
 def estimate(
@@ -108,12 +101,29 @@ def estimate(
     inversion, sampling = inversion or Inversion(), sampling or Sampling()
     resolution = sampling.resolution or real.resolution
     sampling = replace(sampling, resolution=resolution)
-    stages = [
-        _inversion_stage(diffusion, real, inversion, resolution),
-        _sampling_stage(diffusion, real, images_per_real, inversion.num_tokens, sampling),
-    ]
+    batch = min(inversion.batch_size, len(real))
+    update = measure_update(diffusion, real.subset(range(batch)).resize(resolution), inversion)
+    num_steps = inversion.steps_per_image
+    work = f"{num_steps} updates of {len(real)} images at {resolution} px, {batch} at once"
+    disk_bytes = embedding_bytes(real, inversion.num_tokens, diffusion.embedding_width)
+    stages = [_stage("inversion", work, update, len(real) / batch, num_steps, disk_bytes)]
+
+    count = images_per_real * len(real)
+    batch = min(sampling.batch_size, SAMPLES_PER_SHARD, count)
+    timed_at_once = min(batch, MOST_ON_CPU) if diffusion.device.type == "cpu" else batch
+    step = measure_denoising(diffusion, timed_at_once, inversion.num_tokens, sampling)
+    # Some schedulers take more steps than they are asked for.
+    num_steps = len(prepare_scheduler(diffusion, sampling).timesteps)
+    work = f"{num_steps} steps of {count} samples at {resolution} px, {batch} at once"
+    disk_bytes = count * 3 * real.resolution**2 + 128 * math.ceil(count / SAMPLES_PER_SHARD)
+    stages.append(_stage("sampling", work, step, count / timed_at_once, num_steps, disk_bytes))
+
     if training is not None:
-        stages.append(_training_stage(diffusion, real, training, num_classifiers))
+        trainings = training_steps(real, training, seed=0, device=diffusion.device)
+        step = _measure(islice(trainings, 1 + REPEATS), diffusion.device)
+        num_steps = training.optimiser_steps
+        work = f"{num_steps} steps of {training.batch_size} images, {num_classifiers} times"
+        stages.append(_stage("classifiers", work, step, num_classifiers, num_steps, 0))
     return Estimate(tuple(stages))
 
 
@@ -130,15 +140,9 @@ def measure_denoising(
     """One denoising step of so many samples side by side; its setup is their decoding."""
     streams = [stream(0, "estimate", row) for row in range(count)]
     vectors = torch.stack([torch.randn(num_tokens, diffusion.embedding_width, generator=s) for s in streams])
-    latents = torch.empty(0)
-
-    def steps() -> Iterator[None]:
-        nonlocal latents
-        for step in islice(denoising_steps(diffusion, vectors, vectors[:1], settings, streams), 1 + REPEATS):
-            latents = step.latents
-            yield
-
-    denoising = _measure(steps(), diffusion.device)
+    steps = denoising_steps(diffusion, vectors, vectors[:1], settings, streams)
+    denoising = _measure(islice(steps, 1 + REPEATS), diffusion.device)
+    latents = initial_noise(diffusion, settings, streams)
     diffusion.decode(latents[:1])  # the first of a process is slower than any other
     decoding = timed(lambda: diffusion.decode(latents), diffusion.device)
     return replace(denoising, setup_seconds=decoding, peak_bytes=peak_memory(diffusion.device))
@@ -177,56 +181,9 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _inversion_stage(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, resolution: int
+def _stage(
+    name: str, work: str, cost: Measured, batches: float, num_steps: int, disk_bytes: int
 ) -> StageEstimate:
-    batch = min(settings.batch_size, len(real))
-    cost = measure_update(diffusion, real.subset(range(batch)).resize(resolution), settings)
-    return StageEstimate(
-        stage="inversion",
-        work=f"{settings.steps_per_image} updates of {len(real)} images at {resolution} px, {batch} at once",
-        seconds=_seconds(cost, len(real), batch, settings.steps_per_image),
-        peak_bytes=cost.peak_bytes,
-        disk_bytes=embedding_bytes(real, settings.num_tokens, diffusion.embedding_width),
-    )
-
-
-def _sampling_stage(
-    diffusion: FrozenDiffusion,
-    real: LabelledImages,
-    images_per_real: int,
-    num_tokens: int,
-    settings: Sampling,
-) -> StageEstimate:
-    count = images_per_real * len(real)
-    batch = min(settings.batch_size, SAMPLES_PER_SHARD, count)
-    # Some schedulers take more steps than they are asked for.
-    num_steps = len(prepare_scheduler(diffusion, settings).timesteps)
-    timed_at_once = min(batch, MOST_ON_CPU) if diffusion.device.type == "cpu" else batch
-    cost = measure_denoising(diffusion, timed_at_once, num_tokens, settings)
-    return StageEstimate(
-        stage="sampling",
-        work=f"{num_steps} steps of {count} samples at {settings.resolution} px, {batch} at once",
-        seconds=_seconds(cost, count, timed_at_once, num_steps),
-        peak_bytes=cost.peak_bytes,
-        disk_bytes=count * 3 * real.resolution**2 + 128 * math.ceil(count / SAMPLES_PER_SHARD),
-    )
-
-
-def _training_stage(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Training, num_classifiers: int
-) -> StageEstimate:
-    steps = training_steps(real, settings, seed=0, device=diffusion.device)
-    cost = _measure(islice(steps, 1 + REPEATS), diffusion.device)
-    return StageEstimate(
-        stage="classifiers",
-        work=f"{settings.optimiser_steps} steps of {settings.batch_size} images, {num_classifiers} times",
-        seconds=num_classifiers * (cost.setup_seconds + settings.optimiser_steps * cost.step_seconds),
-        peak_bytes=cost.peak_bytes,
-        disk_bytes=0,
-    )
-
-
-def _seconds(cost: Measured, count: int, batch: int, steps: int) -> float:
-    batches = count / batch  # the last one is smaller, and its steps are faster by as much
-    return math.ceil(batches) * cost.setup_seconds + batches * steps * cost.step_seconds
+    # Of a part of a batch, the last one, the steps are faster by as much; the setup is not.
+    seconds = math.ceil(batches) * cost.setup_seconds + batches * num_steps * cost.step_seconds
+    return StageEstimate(name, work, seconds, cost.peak_bytes, disk_bytes)

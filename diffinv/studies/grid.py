@@ -13,6 +13,7 @@ from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import read_cached_json, write_json
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
+from diffinv.datasets.labelled_images import check_alike
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.synthesizers.base import Synthesizer
 
@@ -160,13 +161,3 @@ def _check(
         found = ", ".join(str(number) for number in sorted(steps))
         raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
     check_alike(training=train, test=test)
-
-
-def check_alike(**sets: LabelledImages) -> None:
-    """ValueError unless the two sets, given by what they are for, have the same classes and resolution."""
-    (one, first), (other, second) = sets.items()
-    if first.class_names != second.class_names:
-        raise ValueError(f"the {one} and the {other} images have different classes: give both the same.")
-    if first.resolution != second.resolution:
-        sides = f"{first.resolution} px and the {other} ones {second.resolution} px"
-        raise ValueError(f"the {one} images have {sides}: resize one of the sets.")

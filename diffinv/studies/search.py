@@ -27,22 +27,17 @@ def search(
     `methods` maps a method's name to its candidates, and a candidate's name to its synthesizer. ValueError
     unless all methods have the same number of candidates: more tries would be an advantage.
     """
-    if len(sizes := {name: len(candidates) for name, candidates in methods.items()}) == 0:
+    sizes = {name: len(candidates) for name, candidates in methods.items()}
+    if not sizes:
         raise ValueError("there is no method to choose settings for: name at least one.")
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"each method needs the same number of candidates, at least one, not {counts}.")
-    conditions = [
-        Condition(
-            f"{method}: {candidate}",
-            synthesizer,
-            training,
-            images_per_real,
-            axes={"method": method, "candidate": candidate},
-        )
-        for method, candidates in methods.items()
-        for candidate, synthesizer in candidates.items()
-    ]
+    conditions = []
+    for method, candidates in methods.items():
+        for candidate, synthesizer in candidates.items():
+            name, axes = f"{method}: {candidate}", {"method": method, "candidate": candidate}
+            conditions.append(Condition(name, synthesizer, training, images_per_real, axes=axes))
     return run_study(
         conditions, train=train, test=validation, seeds=seeds, cache_dir=cache_dir, dataset=dataset
     )

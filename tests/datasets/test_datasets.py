@@ -538,7 +538,7 @@ def test_concatenate_joins_real_and_synthetic():
     for other, words in (
         (real, "two images have the id"),
         (toy_set((1, 1, 1)), "different classes"),
-        (real.resize(4), "8 px and 4 px"),
+        (real.resize(4), "8 px and the other ones 4 px"),
     ):
         with pytest.raises(DatasetError, match=words):
             LabelledImages.concatenate(real, other)
