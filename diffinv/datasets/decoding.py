@@ -56,6 +56,18 @@ def to_square(image: Image.Image, resolution: int, name: str | Path) -> UInt8[np
     return np.asarray(ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.BICUBIC))
 
 
+def resize_images(
+    images: UInt8[np.ndarray, "image side side 3"], resolution: int
+) -> UInt8[np.ndarray, "image resolution resolution 3"]:
+    """Square images at another side (bicubic, antialiased), or as they are where it is theirs."""
+    if images.shape[1] == resolution:
+        return images
+    resized = np.empty((len(images), resolution, resolution, 3), np.uint8)
+    for index, image in enumerate(images):
+        resized[index] = to_square(Image.fromarray(image), resolution, f"image {index}")
+    return resized
+
+
 def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()

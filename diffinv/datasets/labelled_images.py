@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, is_untouched, read_json, write_folder_atomically
-from diffinv.datasets.decoding import DatasetError, encode_png, to_square
+from diffinv.datasets.decoding import DatasetError, encode_png, resize_images
 from diffinv.datasets.parquet import read_parquet, write_parquet
 from diffinv.datasets.selection import choose_per_class
 
@@ -94,10 +93,7 @@ class LabelledImages:
         check_resolution(resolution)
         if resolution == self.resolution:
             return self
-        resized = np.empty((len(self), resolution, resolution, 3), np.uint8)
-        for index, image in enumerate(self.images):
-            resized[index] = to_square(Image.fromarray(image), resolution, self.ids[index])
-        return replace(self, images=resized)
+        return replace(self, images=resize_images(self.images, resolution))
 
     @staticmethod
     def concatenate(*sets: "LabelledImages") -> "LabelledImages":

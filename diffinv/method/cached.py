@@ -70,7 +70,7 @@ def inversion_path(
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
     longest = stops[max(stops)]
-    records = {after: inversion_record(diffusion, real, stop) for after, stop in stops.items()}
+    records = {after: inversion_record(diffusion, real.resolution, stop) for after, stop in stops.items()}
     caches, model = {}, (RECIPE, diffusion.fingerprint, str(diffusion.dtype))
     for after, stop in stops.items():
         # The batch size is no part of the key: it does not change the vectors.
@@ -90,13 +90,13 @@ def inversion_path(
 
 
 def inversion_record(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion, **more: Any
+    diffusion: FrozenDiffusion, resolution: int, settings: Inversion, **more: Any
 ) -> dict[str, Any]:
     """Where vectors come from: model, resolution, precision, device, settings, and `more`."""
     return provenance(
         model=diffusion.name,
         model_fingerprint=diffusion.fingerprint,
-        resolution=real.resolution,
+        resolution=resolution,
         dtype=str(diffusion.dtype),
         device=str(diffusion.device),
         settings=asdict(settings),

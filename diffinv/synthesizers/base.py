@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
+from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.progress import progress
 from diffinv.method.sampling import Sampling
 from diffinv.method.store import EmbeddingStore
@@ -194,7 +195,7 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
     sources, copies = sources[len(found.images) :], copies[len(found.images) :]
     started = time.perf_counter()
-    fresh = labelled(real, draw(sources, copies), sources, copies, {}).resize(real.resolution).images
+    fresh = resize_images(draw(sources, copies), real.resolution)
     drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
     both = [found, drawn] if len(found.images) else [drawn]
     whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import read_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.catalogue import Depiction
-from diffinv.datasets.decoding import to_square
+from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import stream
@@ -229,7 +228,7 @@ class _Draws:
         names = [Depiction(recipe.class_prompt).prompt(name) for name in self.class_names]
         probabilities = recipe.clip.zero_shot(images, names).numpy()
         confidences = probabilities[np.arange(len(drawn)), [label for label, _ in drawn]]
-        small = np.stack([to_square(Image.fromarray(image), self.resolution, "a sample") for image in images])
+        small = resize_images(images, self.resolution)
         seconds = (time.perf_counter() - started) / len(blocks)
         parts = zip(np.split(small, len(blocks)), np.split(confidences, len(blocks)), strict=True)
         made = [_Block(*part, seconds) for part in parts]

@@ -57,7 +57,7 @@ def invert_as_upstream(
     groups = groups_of(len(real), size)
     parts = [real.subset(group) for group in groups]
     keys = [content_key(part.fingerprint, list(part.ids), row) for part in parts for row in range(len(part))]
-    record = inversion_record(diffusion, real, settings, upstream=asdict(switches))
+    record = inversion_record(diffusion, real.resolution, settings, upstream=asdict(switches))
     learn_missing(
         {settings.steps_per_image: cache},
         real,
