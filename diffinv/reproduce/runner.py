@@ -63,8 +63,11 @@ def reproduce(
     }
     # The quickstart first; then the longest, by what they took the last time, so that no process waits for
     # one that began late.
+    last = {
+        name: (record.get("cold") or record).get("wall_seconds", math.inf) for name, record in before.items()
+    }
     todo = [job for job in chosen if job.name not in outcomes]
-    todo.sort(key=lambda job: (not job.is_first, -_last_seconds(before[job.name])))
+    todo.sort(key=lambda job: (not job.is_first, -last[job.name]))
     if outcomes:
         log.info("up to date: %s", ", ".join(outcomes))
     log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
@@ -110,10 +113,6 @@ def _job(notebook: Path, executed: Path, given: Mapping[str, Any], limit: int) -
     del parameters["output_dir"]  # where the figures lie says it better
     # The figures arrive in a folder of the notebook's own: a failed run then never touches the good ones.
     return Job(notebook, executed / notebook.name, executed / f".{notebook.stem}", parameters, limit)
-
-
-def _last_seconds(record: Mapping[str, Any]) -> float:
-    return (record.get("cold") or record).get("wall_seconds", math.inf)
 
 
 def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:
