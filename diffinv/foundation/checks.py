@@ -17,7 +17,7 @@ def check_fields(
     below_one: Collection[str] = (),
     between: Mapping[str, tuple[float, float]] = _NO_LIMITS,
 ) -> None:
-    """ValueError unless the fields named are finite numbers in their ranges; None stands outside of all.
+    """ValueError unless the fields named are finite numbers in their ranges, or None where they may be.
 
     `counts` are at least 1; `below_one` is from 0 to below 1; `at_least` and `between` include their bounds.
     Every field annotated as a Literal has to be one of its choices, without being named.
@@ -49,4 +49,8 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def _given(settings: Any, names: Collection[str]) -> Iterator[tuple[str, float]]:
-    return ((name, getattr(settings, name)) for name in names if getattr(settings, name) is not None)
+    for name in names:
+        if getattr(settings, name) is not None:
+            yield name, getattr(settings, name)
+        elif type(None) not in get_args(get_type_hints(type(settings))[name]):
+            raise ValueError(f"{name} is None: choose a number.")

@@ -31,7 +31,8 @@ def guarded(command: Callable[[], int]) -> int:
     except MemoryError:
         return say("The memory ran out: choose a smaller batch size, resolution or number of images.", 2)
     except RuntimeError as error:
-        if not _is_users(error):
+        # Ours are worded for users, and a device that is out of memory is theirs to help.
+        if not (type(error).__module__.startswith("diffinv.") or type(error).__name__ == "OutOfMemoryError"):
             raise
         return say(_sentence(error), 2)
 
@@ -40,11 +41,6 @@ def say(sentence: str, code: int) -> int:
     """Write a sentence to stderr and return the exit code."""
     sys.stderr.write(f"diffinv: {sentence}\n")
     return code
-
-
-def _is_users(error: RuntimeError) -> bool:
-    """Whether it is one of ours, which are worded for users, or a device out of memory."""
-    return type(error).__module__.startswith("diffinv.") or type(error).__name__ == "OutOfMemoryError"
 
 
 def _sentence(error: Exception) -> str:

@@ -38,13 +38,9 @@ def _first_value(parameter: inspect.Parameter | None, control: Any) -> Any:
         return parameter.default
     if isinstance(control, Mapping):
         return next(iter(control.values()))
-    if isinstance(control, tuple):
-        return _middle(*control)
+    if isinstance(control, tuple):  # the middle of a slider
+        lowest, highest, *step = control
+        half = type(highest - lowest)((highest - lowest) / 2)
+        return lowest + (int(half / step[0]) * step[0] if step else half)
     first = next(iter(control))
     return first[1] if isinstance(first, tuple) else first  # an option may be a (label, value) pair
-
-
-def _middle(lowest: float, highest: float, step: float | None = None) -> float:
-    span = highest - lowest
-    half = span // 2 if isinstance(span, int) else span / 2
-    return lowest + (half if step is None else int(half / step) * step)

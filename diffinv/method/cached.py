@@ -163,19 +163,17 @@ class InversionCache:
             with safe_open(path, framework="pt") as shard:
                 embeddings, losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
             found.update({position: (embeddings[row], losses[row]) for position, row in rows})
+        # Each image's share of its group's time, if every group has a record of it.
+        shares = [share for share in (self._seconds[key] for key in keys) if share is not None]
+        seconds = round(sum(shares), 3) if len(shares) == len(keys) else None
         return EmbeddingStore(
             embeddings=torch.stack([found[position][0] for position in range(len(keys))]),
             labels=torch.tensor(real.labels, dtype=torch.int64),
             class_names=real.class_names,
             ids=real.ids,
             losses=torch.stack([found[position][1] for position in range(len(keys))]),
-            provenance={**record, "learning_seconds": self.seconds(keys)},
+            provenance={**record, "learning_seconds": seconds},
         )
-
-    def seconds(self, keys: Sequence[str]) -> float | None:
-        """The time that these images took, each its share of its group's; None where one has no record."""
-        known = [share for share in (self._seconds[key] for key in keys) if share is not None]
-        return round(sum(known), 3) if len(known) == len(keys) else None
 
     def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
         for row, key in enumerate(keys):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, ArtefactError, read_json, write_folder_atomically
+from diffinv.datasets import LabelledImages
 from diffinv.models.diffusion import FrozenDiffusion
 
 FORMAT = "diffinv.EmbeddingStore/1"
@@ -79,15 +80,18 @@ class EmbeddingStore:
             losses=self.losses[rows],
         )
 
-    def of(self, ids: Sequence[str]) -> "EmbeddingStore":
-        """The images of these ids, in this order; ValueError names one that the store lacks."""
+    def of(self, real: LabelledImages) -> "EmbeddingStore":
+        """The vectors of these images, found by their ids; ValueError where they or their labels differ."""
         places = {image_id: row for row, image_id in enumerate(self.ids)}
-        if missing := [image_id for image_id in ids if image_id not in places]:
+        if missing := [image_id for image_id in real.ids if image_id not in places]:
             raise ValueError(
-                f"the store has no vectors of {len(missing)} of {len(ids)} images, {missing[0]!r} for one: "
+                f"the store has no vectors of {len(missing)} of {len(real)} images, {missing[0]!r} for one: "
                 "invert them first."
             )
-        return self.subset([places[image_id] for image_id in ids])
+        own = self.subset([places[image_id] for image_id in real.ids])
+        if own.class_names != real.class_names or own.labels.tolist() != real.labels.tolist():
+            raise ValueError("the store knows these images by other labels: invert them again.")
+        return own
 
     def mean(self) -> Float[Tensor, "token channel"]:
         """The mean of all vectors: the paper's unconditional vector (section 3.2)."""

@@ -54,13 +54,18 @@ class DiffusionInversion:
     ) -> "DiffusionInversion":
         """Stage 2 alone, from vectors that were learned before: it is called without the real images.
 
-        Samples are drawn, and saved, at the side at which the vectors were learned, for which they are meant.
-        They are those of the whole method, for the same real images, settings and seed. ValueError unless the
-        vectors were learned for this very checkpoint.
+        Samples are drawn at the side at which the vectors were learned, for which they are meant. They are
+        those of the whole method, for the same real images, settings and seed. ValueError unless the vectors
+        were learned for this very checkpoint.
         """
-        store.check_matches(diffusion)
-        sampling = replace(sampling or Sampling(), resolution=store.resolution)
-        return cls(diffusion, Inversion(), perturbation or Perturbation(), sampling, store)
+        sampling = replace(sampling or Sampling(), resolution=store.provenance.get("resolution"))
+        return cls(diffusion, perturbation=perturbation or Perturbation(), sampling=sampling, store=store)
+
+    def __post_init__(self) -> None:
+        if self.store is not None:
+            self.store.check_matches(self.diffusion)
+            if self.sampling.resolution != self.store.resolution:
+                raise ValueError(f"the store's vectors are for {self.store.resolution} px: use from_store.")
 
     def __call__(
         self, real: LabelledImages | None = None, *, images_per_real: int = 1, seed: int = 0
@@ -77,37 +82,32 @@ class DiffusionInversion:
         if self.perturbation.interpolation_weight > 0:
             labels = np.asarray(originals.labels)
             require_partners(labels, labels, originals.class_names)
-        if self.store is None:
-            assert real is not None, "refused above"
-            resized = real.resize(self.sampling.resolution or real.resolution)
-            store = invert(self.diffusion, resized, self.inversion)
-            updates = self.inversion.steps_per_image * len(real)
-            stages = [Stage("inversion", store.provenance["learning_seconds"], updates)]
-        else:
-            store, stages = self.store if real is None else self.store.of(real.ids), []
+        store = self._vectors(real)
         sampling = replace(self.sampling, resolution=store.resolution)
+        updates = store.provenance["settings"]["steps_per_image"] * len(store)
+        stages = [Stage("inversion", store.provenance.get("learning_seconds"), updates)]
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            unconditional = unconditional_embedding(
-                store, self.perturbation.unconditional, self.diffusion, store.labels[sources]
-            )
-            return sample(
-                self.diffusion,
-                conditioning_for(store, sources, copies, self.perturbation, seed),
-                unconditional,
-                sampling,
-                sample_streams(seed, "sample", store.ids, sources, copies),
-            )
+            kind, labels = self.perturbation.unconditional, store.labels[sources]
+            conditioning = conditioning_for(store, sources, copies, self.perturbation, seed)
+            unconditional = unconditional_embedding(store, kind, self.diffusion, labels)
+            streams = sample_streams(seed, "sample", store.ids, sources, copies)
+            return sample(self.diffusion, conditioning, unconditional, sampling, streams)
 
         request = {"images_per_real": images_per_real, "seed": seed}
         return synthesize(originals, draw, self.describe(), **request, stages=stages)
 
+    def _vectors(self, real: LabelledImages | None) -> EmbeddingStore:
+        if real is None or self.store is not None:
+            assert self.store is not None, "refused before"
+            return self.store if real is None else self.store.of(real)
+        resized = real.resize(self.sampling.resolution or real.resolution)
+        return invert(self.diffusion, resized, self.inversion)
+
     def describe(self) -> dict[str, Any]:
-        learned = (
-            {"inversion": describe_settings(self.inversion)}
-            if self.store is None
-            else {"vectors": [self.store.fingerprint, list(self.store.ids)]}
-        )
+        learned: dict[str, Any] = {"inversion": describe_settings(self.inversion)}
+        if self.store is not None:
+            learned = {"vectors": [self.store.fingerprint, list(self.store.ids)]}
         return {
             "synthesizer": "DiffusionInversion",
             "model": describe_model(self.diffusion),

@@ -231,6 +231,7 @@ def test_stage_two_alone_draws_the_samples_of_the_whole_method(
     drawn = count_draws(monkeypatch)
     synthetic = alone(images_per_real=3, seed=1)
     assert np.array_equal(synthetic.images, whole.images) and synthetic.ids == whole.ids
+    assert synthetic.provenance["cost"]["stages"] == whole.provenance["cost"]["stages"]
     assert synthetic.sources == whole.sources and np.array_equal(synthetic.labels, whole.labels)
     assert sum(drawn) == len(synthetic)
     # It goes through the cache as every synthesizer does, and beside real images takes their vectors alone.
@@ -251,5 +252,15 @@ def test_what_stage_two_alone_cannot_do_is_refused(tiny_diffusion, v_prediction_
         alone(toy_images)
     with pytest.raises(ValueError, match="images_per_real is 0"):
         alone(images_per_real=0)
+    whole = DiffusionInversion.from_store(
+        tiny_diffusion, invert(tiny_diffusion, toy_images, FAST["inversion"])
+    )
+    turned = replace(toy_images, labels=(toy_images.labels + 1) % 3)
+    with pytest.raises(ValueError, match="knows these images by other labels"):
+        whole(turned)
+    with pytest.raises(ValueError, match="whose weights are not those of"):
+        replace(alone, diffusion=v_prediction_diffusion)
+    with pytest.raises(ValueError, match="vectors are for 16 px: use from_store"):
+        replace(alone, sampling=Sampling(resolution=32))
     with pytest.raises(ValueError, match="no real images to invert"):
         inversion_of(tiny_diffusion)()
