@@ -34,6 +34,7 @@ class Settings:
         ({"share": 1.5}, "share is 1.5: choose a number from 0 to 1."),
         ({"share": math.nan}, "share is nan: choose a number from 0 to 1."),
         ({"kind": "odd"}, "kind is 'odd': choose one of plain, fancy."),
+        ({"rate": None}, "rate is None: choose a number."),
     ],
 )
 def test_the_culprit_and_the_remedy_stand_in_one_sentence(change, sentence):
@@ -42,6 +43,6 @@ def test_the_culprit_and_the_remedy_stand_in_one_sentence(change, sentence):
     assert str(error.value) == sentence
 
 
-def test_the_bounds_that_a_range_includes_are_taken_and_none_is_not_judged():
+def test_the_bounds_that_a_range_includes_are_taken_and_none_where_it_may_be():
     Settings(count=2, decay=0, share=0)
     Settings(count=None, share=1, kind="fancy")
