@@ -101,8 +101,8 @@ def work(job: Job, threads: int, outcomes: Connection) -> None:
     # is saved at every cell, and whatever the notebook keeps it writes whole or not at all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    for variable in _THREAD_VARIABLES:
-        os.environ.setdefault(variable, str(threads))
+    asked = [int(os.environ[name]) for name in _THREAD_VARIABLES if os.environ.get(name, "").isdigit()]
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(min([threads, *asked]))))
     os.environ["DIFFINV_HEADLESS"] = "1"
     if cache := os.environ.get("DIFFINV_CACHE"):  # the notebooks run in a folder of their own
         os.environ["DIFFINV_CACHE"] = str(Path(cache).expanduser().resolve())
