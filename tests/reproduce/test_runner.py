@@ -23,7 +23,7 @@ from diffinv.reproduce.site import write_gallery
 
 LOOK_AROUND = """
 import os
-seen = ("DIFFINV_HEADLESS", "DIFFINV_CACHE", "DIFFINV_PROFILE", "OMP_NUM_THREADS")
+seen = ("DIFFINV_HEADLESS", "DIFFINV_CACHE", "DIFFINV_PROFILE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 text = "\\n".join([profile, str(flag), os.getcwd(), *(str(os.environ.get(name)) for name in seen)])
 """
 
@@ -82,13 +82,14 @@ def test_a_failing_notebook_is_named_kept_and_leaves_the_others_alone(place, fir
 
 
 def test_the_notebook_ran_headless_with_its_parameters_and_capped_threads(place, first):
-    profile, flag, folder, headless, cache, other_profile, threads = (
+    profile, flag, folder, headless, cache, other_profile, threads, of_mkl = (
         (place / "figures" / "00_first.csv").read_text().split("\n")
     )
     assert (profile, flag, headless, other_profile) == ("smoke", "False", "1", "None")
     assert folder == os.getcwd()
     assert cache == str(Path("relative/cache").resolve())
     assert 1 <= int(threads) <= max(1, os.cpu_count() // 2)
+    assert of_mkl == threads, "the least that was asked for counts for every library"
 
 
 def test_the_manifest_says_how_each_figure_was_made(place, first):
