@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from filelock import BaseFileLock, FileLock
@@ -101,6 +101,14 @@ def read_cached_json(path: str | Path) -> Any | None:
     try:
         return read_json(path)
     except (FileNotFoundError, ArtefactError):
+        return None
+
+
+def read_cached_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
+    """Read an array of the cache; None if absent or damaged, since making it again gives the same."""
+    try:
+        return np.load(path, mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
 
 

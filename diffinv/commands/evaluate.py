@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages
     from diffinv.studies.grid import Condition
 
-LEAST_SEEDS = 3  # with fewer, an interval says nothing
 IMAGES_PER_REAL, NEIGHBOURS = 5, 5
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
@@ -70,7 +69,7 @@ def _compare(options: argparse.Namespace) -> str:
     """Train classifiers on real images, on synthetic ones and on both; write JSON and return the report."""
     from diffinv.artefacts.writing import provenance, write_json
     from diffinv.datasets import load_dataset
-    from diffinv.studies.grid import run_study
+    from diffinv.studies.grid import LEAST_SEEDS, run_study
     from diffinv.studies.statistics import describe_gain, paired_difference, summarise
 
     if options.seeds < LEAST_SEEDS:

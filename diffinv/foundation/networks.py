@@ -1,6 +1,7 @@
 """What any network needs: a device to run on, and a key of its weights."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,9 +15,14 @@ def best_device() -> str:
 
 
 def weights_fingerprint(model: Any) -> str:
-    """sha256 over a network's weights, rounded to float16 as those of FrozenDiffusion are."""
+    """sha256 over a network's weights, as `hash_weights` takes them."""
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
+    hash_weights(digest, sorted(model.state_dict().items()))
+    return digest.hexdigest()
+
+
+def hash_weights(digest: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Feed names, shapes and weights, rounded to float16: a half-precision variant is the same network."""
+    for name, weight in weights:
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().half().contiguous().numpy().data)
-    return digest.hexdigest()

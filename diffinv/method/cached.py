@@ -70,12 +70,12 @@ def inversion_path(
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
     longest = stops[max(stops)]
-    records = {after: inversion_record(diffusion, real.resolution, stop) for after, stop in stops.items()}
     caches, model = {}, (RECIPE, diffusion.fingerprint, str(diffusion.dtype))
     for after, stop in stops.items():
         # The batch size is no part of the key: it does not change the vectors.
         recipe = (*model, replace(stop, batch_size=1), real.resolution)
-        caches[after] = InversionCache("inversion", recipe, cache_dir)
+        record = inversion_record(diffusion, real.resolution, stop)
+        caches[after] = InversionCache("inversion", recipe, record, cache_dir)
     keys = _image_keys(real, settings)
     learn_missing(
         caches,
@@ -83,10 +83,9 @@ def inversion_path(
         keys,
         groups_of(len(real), settings.batch_size),
         lambda images: updates_of(diffusion, images, longest),
-        records,
         progress=progress,
     )
-    return {after: caches[after].store(real, keys, records[after]) for after in stops}
+    return {after: cache.store(real, keys) for after, cache in caches.items()}
 
 
 def inversion_record(
@@ -114,10 +113,13 @@ class InversionCache:
 
     One file per image would be tens of thousands of files. A shard says in its header which images it holds,
     so that any subset of them, grouped in any way, finds them again. `recipe` is all that the vectors of an
-    image depend on besides the image itself.
+    image depend on besides the image itself, `record` their provenance.
     """
 
-    def __init__(self, kind: str, recipe: Sequence[Any], cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, kind: str, recipe: Sequence[Any], record: dict[str, Any], cache_dir: Path | None = None
+    ) -> None:
+        self.record = record
         self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
         self._places: dict[str, tuple[Path, int]] = {}
         self._seconds: dict[str, float | None] = {}
@@ -138,22 +140,18 @@ class InversionCache:
         keys: Sequence[str],
         embeddings: Float[Tensor, "image token channel"],
         losses: Float[Tensor, " image"],
-        record: dict[str, Any],
         seconds: float,
     ) -> None:
         """Keep the vectors of one group, and the time that learning them took."""
         path = self.folder / f"{content_key(list(keys))}.safetensors"
         tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
-        header = {"keys": list(keys), "provenance": record, "seconds": seconds}
+        header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
         with write_atomically(path) as file:
             file.write(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
         self._register(path, keys, seconds)
 
-    def store(self, real: LabelledImages, keys: Sequence[str], record: dict[str, Any]) -> EmbeddingStore:
-        """The vectors of these images, each under its key; KeyError if one is not there.
-
-        `record` is their provenance, to which the time that learning them took is added.
-        """
+    def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
+        """The vectors of these images, each under its key; KeyError if one is not there."""
         rows_of = defaultdict(list)
         for position, key in enumerate(keys):
             path, row = self._places[key]
@@ -172,7 +170,7 @@ class InversionCache:
             class_names=real.class_names,
             ids=real.ids,
             losses=torch.stack([found[position][1] for position in range(len(keys))]),
-            provenance={**record, "learning_seconds": seconds},
+            provenance={**self.record, "learning_seconds": seconds},
         )
 
     def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
@@ -188,7 +186,6 @@ def learn_missing(
     keys: Sequence[str],
     groups: Sequence[Sequence[int]],
     learn: Callable[[LabelledImages], Iterator[InversionStep]],
-    records: Mapping[int, dict[str, Any]],
     *,
     desc: str = "inversion",
     averaged_share: float = 0.1,
@@ -196,9 +193,9 @@ def learn_missing(
 ) -> None:
     """Learn the images that no cache has, group by group, each cached as soon as it is done.
 
-    `caches[n]` takes the vectors after n updates, with `records[n]` as their provenance, and with the mean of
-    the last `averaged_share` of the losses. Groups are cut before looking into the caches: a resumed run has
-    the groups of the first one, and with them its very bits.
+    `caches[n]` takes the vectors after n updates, with the mean of the last `averaged_share` of the losses.
+    Groups are cut before looking into the caches: a resumed run has the groups of the first one, and with
+    them its very bits.
     """
     missing = [
         [index for index in group if any(keys[index] not in cache for cache in caches.values())]
@@ -220,7 +217,6 @@ def learn_missing(
                     [keys[index] for index in group],
                     step.embeddings,
                     torch.stack(tail).mean(dim=0),
-                    records[step.step],
                     time.perf_counter() - started,
                 )
 

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from diffinv.foundation.networks import best_device
+from diffinv.foundation.networks import best_device, hash_weights
 from diffinv.models.checkpoint import (
     COMPONENTS,
     NETWORKS,
@@ -97,9 +97,8 @@ class FrozenDiffusion:
             config = getattr(self, part).config
             digest.update(repr([(key, config.get(key)) for key in keys]).encode())
         for part in NETWORKS:
-            for key, weight in sorted(getattr(self, part).state_dict().items()):
-                digest.update(f"{part}.{key.removeprefix('text_model.')}{tuple(weight.shape)}".encode())
-                digest.update(weight.detach().cpu().half().contiguous().numpy().data)
+            weights = sorted(getattr(self, part).state_dict().items())
+            hash_weights(digest, ((f"{part}.{key.removeprefix('text_model.')}", w) for key, w in weights))
         return digest.hexdigest()
 
     @property

@@ -21,7 +21,7 @@ COLUMNS = (
     "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
     "real_per_class", "with_real", "optimiser_steps", "wall_seconds",
 )  # fmt: skip
-LEAST_SEEDS = 3  # of an accuracy score: with fewer, an interval says nothing
+LEAST_SEEDS = 3  # with fewer, an interval says nothing
 
 
 @dataclass(frozen=True)

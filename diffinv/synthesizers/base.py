@@ -5,13 +5,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, read_cached_json, write_atomically, write_json
+from diffinv.artefacts.writing import (
+    provenance,
+    read_cached_array,
+    read_cached_json,
+    write_atomically,
+    write_json,
+)
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.progress import progress
@@ -53,7 +59,7 @@ class Stage:
     image_updates: int = 0
 
 
-def check_request(real: LabelledImages | EmbeddingStore, images_per_real: int) -> None:
+def check_request(real: Originals, images_per_real: int) -> None:
     """Raise ValueError where there is nothing to synthesize."""
     if images_per_real < 1:
         raise ValueError(f"images_per_real is {images_per_real}; choose at least 1.")
@@ -203,11 +209,3 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     with write_atomically(path) as file:
         np.save(file, whole.images, allow_pickle=False)
     return whole
-
-
-def read_cached_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
-    """Read an array of the cache; None if absent or damaged, since making it again gives the same."""
-    try:
-        return np.load(path, mmap_mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None

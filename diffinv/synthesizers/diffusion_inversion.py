@@ -98,9 +98,9 @@ class DiffusionInversion:
         return synthesize(originals, draw, self.describe(), **request, stages=stages)
 
     def _vectors(self, real: LabelledImages | None) -> EmbeddingStore:
-        if real is None or self.store is not None:
-            assert self.store is not None, "refused before"
+        if self.store is not None:
             return self.store if real is None else self.store.of(real)
+        assert real is not None, "refused before"
         resized = real.resize(self.sampling.resolution or real.resolution)
         return invert(self.diffusion, resized, self.inversion)
 

@@ -105,21 +105,20 @@ def invert_latents(
     tolerance, not on the other images. Each finished group is cached at once. `losses` are the last ones.
     """
     recipe = (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
-    cache = InversionCache("gan_inversion", recipe)
+    record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
+    cache = InversionCache("gan_inversion", recipe, record)
     images = zip(real.ids, real.images, real.labels.tolist(), strict=True)
     keys = [content_key(*image) for image in images]
-    record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
     learn_missing(
         {settings.steps_per_image: cache},
         real,
         keys,
         groups_of(len(real), settings.batch_size),
         lambda images: latent_inversion_steps(gan, images, settings, seed),
-        {settings.steps_per_image: record},
         desc="GAN inversion",
         averaged_share=0,
     )
-    return cache.store(real, keys, record)
+    return cache.store(real, keys)
 
 
 def render(

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, read_json, write_atomically, write_json
+from diffinv.artefacts.writing import provenance, read_cached_array, read_json, write_atomically, write_json
 from diffinv.datasets import DatasetError
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.clip import FrozenClip
-from diffinv.synthesizers.base import read_cached_array
 from diffinv.synthesizers.retrieval.pools import Pool, open_pool
 
 RECIPE = 1  # part of every key: to be raised when the same pool would give another index

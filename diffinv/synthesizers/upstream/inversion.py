@@ -52,21 +52,20 @@ def invert_as_upstream(
         return invert(diffusion, real, settings, cache_dir=cache_dir)
     check_invertible(diffusion, real, settings)
     recipe = (RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
-    cache = InversionCache("inversion", recipe, cache_dir)
+    record = inversion_record(diffusion, real.resolution, settings, upstream=asdict(switches))
+    cache = InversionCache("inversion", recipe, record, cache_dir)
     size = switches.group_size if switches.optimiser == "dense" else settings.batch_size
     groups = groups_of(len(real), size)
     parts = [real.subset(group) for group in groups]
     keys = [content_key(part.fingerprint, list(part.ids), row) for part in parts for row in range(len(part))]
-    record = inversion_record(diffusion, real.resolution, settings, upstream=asdict(switches))
     learn_missing(
         {settings.steps_per_image: cache},
         real,
         keys,
         groups,
         lambda group: upstream_inversion_steps(diffusion, group, settings, switches),
-        {settings.steps_per_image: record},
     )
-    return cache.store(real, keys, record)
+    return cache.store(real, keys)
 
 
 def upstream_inversion_steps(
