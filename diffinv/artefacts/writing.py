@@ -9,14 +9,14 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from diffinv.artefacts.keys import content_key
 
@@ -49,6 +49,34 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def claimed(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield each path while no other process that asks here has it: that of a file to be read, or else made.
+
+    What others are at comes last, so that several processes share the work on the same files, and each finds
+    there what another has made. A lock ends with its process, however that dies.
+    """
+    busy = []
+    for path in paths:
+        try:
+            mine = _lock_beside(path).acquire(timeout=0)
+        except Timeout:
+            busy.append(path)
+            continue
+        with mine:
+            yield path
+    for path in busy:
+        with _lock_beside(path):
+            yield path
+
+
+def _lock_beside(path: Path) -> BaseFileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return FileLock(path.with_name(f"{path.name}.lock"), mode=0o666)
 
 
 @contextmanager

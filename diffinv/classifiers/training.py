@@ -38,6 +38,8 @@ class Training:
     warmup_steps: int = 100
     augmentation: Augmentation = "crop_flip"
     label_smoothing: float = 0.0
+    # Of each batch, where real images and samples are there; None = as many as there are, all equally often.
+    synthetic_share: float | None = 0.5
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
@@ -46,6 +48,7 @@ class Training:
             at_least={"optimiser_steps": 1, "batch_size": 2, "warmup_steps": 0, "weight_decay": 0},
             above_zero=("learning_rate",),
             below_one=("momentum", "label_smoothing"),
+            between={"synthetic_share": (0, 1)},
         )
         if self.warmup_steps >= self.optimiser_steps:
             spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"
@@ -148,7 +151,7 @@ def training_steps(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-    batches = _batches(len(train), settings.batch_size, stream(seed, "classifier", "batches"))
+    batches = _batches(train, settings, seed)
     crops = stream(seed, "classifier", "augmentation")
     for step in range(settings.optimiser_steps):
         indices = next(batches).to(classifier.device)
@@ -185,12 +188,36 @@ def train_classifier(
     return _last.classifier
 
 
-def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " index"]]:
-    # An endless row of permutations cut into equal batches: every image comes as often as any other, and a
-    # set smaller than the batch still fills it.
-    waiting = torch.empty(0, dtype=torch.int64)
+def _batches(train: LabelledImages, settings: Training, seed: int) -> Iterator[Int[Tensor, " index"]]:
+    size, share = settings.batch_size, settings.synthetic_share
+    synthetic = np.array(train.ids) != np.array(train.sources or train.ids)
+    if share is None or synthetic.all() or not synthetic.any():
+        every = _EndlessRow(np.arange(len(train)), stream(seed, "classifier", "batches"))
+        while True:
+            yield every.take(size)
+    # The real images come in the same order whatever the samples are.
+    real = _EndlessRow(np.flatnonzero(~synthetic), stream(seed, "classifier", "batches"))
+    samples = _EndlessRow(np.flatnonzero(synthetic), stream(seed, "classifier", "synthetic batches"))
+    chances = stream(seed, "classifier", "share")
     while True:
-        while len(waiting) < batch_size:
-            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+        # A share that does not divide the batch holds on average: 12.8 are 13 in four of five batches.
+        count = math.floor(share * size + float(torch.rand((), generator=chances)))
+        yield torch.cat([samples.take(count), real.take(size - count)])
+
+
+class _EndlessRow:
+    """Permutations of the same indices end to end, so that each comes as often as any other.
+
+    A set smaller than a batch still fills it.
+    """
+
+    def __init__(self, indices: Int[np.ndarray, " index"], generator: torch.Generator) -> None:
+        self._indices, self._generator = torch.from_numpy(indices), generator
+        self._waiting = self._indices[:0]
+
+    def take(self, count: int) -> Int[Tensor, " index"]:
+        while len(self._waiting) < count:
+            order = torch.randperm(len(self._indices), generator=self._generator)
+            self._waiting = torch.cat([self._waiting, self._indices[order]])
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken

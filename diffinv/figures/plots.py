@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -48,12 +49,15 @@ def accuracy_curve(
     log: bool = True,
     bounds: tuple[float, float] | None = None,
     colours: Mapping[str, str] | None = None,
+    rows: pd.DataFrame | None = None,
+    value: str = "accuracy",
 ) -> Axes:
-    """Means with their intervals against `x`, one line a series.
+    """Means with their intervals against `x`, one line a series, beside each other where they would overlap.
 
     `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is drawn
-    as a horizontal line with its interval. Values are multiplied by `scale`; `bounds`, such as (0, 1) for a
-    share, cuts intervals off where no value can lie.
+    as a horizontal line with its interval; `rows`, of which it is the summary, as a pale dot for each seed.
+    Values are multiplied by `scale`; `bounds`, such as (0, 1) for a share, cuts intervals off where no value
+    can lie.
     """
     colours = {**COLOURS, **(colours or {})}
     lowest, highest = bounds or (-np.inf, np.inf)
@@ -61,22 +65,37 @@ def accuracy_curve(
         colour = colours.get(name, "black")
         ax.axhspan(scale * max(low, lowest), scale * min(high, highest), color=colour, alpha=0.1, linewidth=0)
         ax.axhline(scale * mean, color=colour, linewidth=1.4, dashes=(5, 2), label=name)
-    for index, (name, rows) in enumerate(summary.groupby(series, sort=False)):
-        rows = rows.sort_values(x)
+    values = sorted(summary[x].unique())
+    names = list(dict.fromkeys(summary[series]))
+    for index, name in enumerate(names):
+        own = summary[summary[series] == name].sort_values(x)
         colour = colours.get(str(name), CYCLE[index % len(CYCLE)])
-        at, low, high = rows[x], rows["low"].clip(lower=lowest), rows["high"].clip(upper=highest)
-        ax.fill_between(at, scale * low, scale * high, color=colour, alpha=0.14, linewidth=0)
+        shift = index - (len(names) - 1) / 2
+        at = _beside(own[x], shift, values, log)
+        mean, low, high = own["mean"], own["low"].clip(lower=lowest), own["high"].clip(upper=highest)
+        error = scale * np.maximum(0, [mean - low, high - mean])
         marker = MARKERS[index % len(MARKERS)]
-        ax.plot(at, scale * rows["mean"], color=colour, marker=marker, label=str(name))
+        ax.errorbar(at, scale * mean, error, color=colour, marker=marker, capsize=2, label=str(name))
+        if rows is not None:
+            dots = rows[rows[series] == name]
+            ax.scatter(
+                _beside(dots[x], shift, values, log), scale * dots[value], s=7, color=colour, alpha=0.35, lw=0
+            )
     if log:
         ax.set_xscale("log")
-    values = sorted(summary[x].unique())
     ax.xaxis.set_major_locator(FixedLocator([float(value) for value in values]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_major_locator(MaxNLocator(6))
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
+
+
+def _beside(places: pd.Series, shift: float, values: Sequence[float], log: bool) -> pd.Series:
+    """Places moved by a few per cent of the axis, so that no interval hides another."""
+    if log:
+        return places * (max(values) / min(values)) ** (0.02 * shift)
+    return places + 0.02 * shift * (max(values) - min(values))
 
 
 def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") -> Axes:
@@ -101,6 +120,26 @@ def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str) -> Axes:
         ax.plot(100 * row.difference, position, "o", color=colour)
     ax.axvline(0, color="black", linewidth=0.8)
     return _name_rows(ax, effects[label], xlabel)
+
+
+def claims_forest(effects: pd.DataFrame) -> Figure:
+    """All judged claims (`studies.claims.judge`), claim over claim, with the verdicts at the right."""
+    groups = list(effects.groupby("claim", sort=False))
+    fig, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(7.2, 0.25 * len(effects) + 0.42 * len(groups) + 0.5),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[len(own) + 0.6 for _, own in groups],
+    )
+    for ax, (claim, own) in zip(axes[:, 0], groups, strict=True):
+        forest(ax, own, "dataset", xlabel="")
+        ax.set_title(claim, fontsize=9)
+        for position, said in enumerate(own["verdict"]):
+            ax.annotate(said, (1.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
+    axes[-1, 0].set_xlabel("difference in test accuracy (percentage points), 95 % interval")
+    return fig
 
 
 def _name_rows(ax: Axes, names: Iterable[object], xlabel: str) -> Axes:

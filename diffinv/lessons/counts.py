@@ -51,15 +51,13 @@ class SamplingLesson:
 class ClassifierLesson:
     """Counts of 03_classifier_training."""
 
-    number_real_per_class: int = 8  # real images a class while the number of samples grows
-    images_per_real_grid: tuple[int, ...] = (1, 2, 4)
-    real_per_class_grid: tuple[int, ...] = (2, 4, 8)
-    images_per_real: int = 4  # samples a real image while the number of real images grows
-
-    @property
-    def pool_per_class(self) -> int:
-        """Real images a class that are inverted; every study takes its own from among them."""
-        return max(self.real_per_class_grid)
+    pool_per_class: int = 24  # real images a class that are inverted; each seed takes its own among them
+    number_real_per_class: int = 8  # of them, while the number of samples grows
+    images_per_real_grid: tuple[int, ...] = (1, 4, 16)
+    real_per_class_grid: tuple[int, ...] = (2, 4, 8, 16)
+    images_per_real: int = 16  # samples per real image, while the number of real images grows
+    real_alone_grid: tuple[int, ...] = (32, 60)  # more real images a class, beyond the pool, without samples
+    further_datasets: tuple[str, ...] = ("emoji6",)  # in the figure that asks when samples pay
 
     @property
     def samples_per_class(self) -> int:
@@ -80,17 +78,16 @@ class ClassifierLesson:
 
 @dataclass(frozen=True)
 class GeneratorLesson:
-    """Counts of 04_generator_quality, and as many candidates of one generator as of another."""
+    """Counts of 04_generator_quality, and the settings of its generators but DI."""
 
     real_per_class: int = 8
     images_per_real: int = 4
-    search_seeds: int = 2  # so many of the profile's, for each candidate
-    search_every_dataset: bool = True  # or on the first one alone, for all
     gan: GANTraining = field(default_factory=GANTraining)
+    gan_rate: float = 4e-4  # learning rate of both networks
+    gan_diversity: float = 2.0  # `GANTraining.diversity_weight`
     latent_inversion: LatentInversion = field(default_factory=LatentInversion)
-    gan_rate_grid: tuple[float, ...] = (2e-4, 4e-4, 1e-3)  # of both networks
-    noise_grid: tuple[float, ...] = (0.1, 0.3, 0.6)  # of GAN inversion's codes
-    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
+    code_noise: float = 0.3  # standard deviation, of GAN inversion's codes
+    code_weight: float = 0.1  # of a same-class partner in them
     collapse_steps: int = 40  # of a GAN that is made to collapse
     collapse_rate: float = 3.0  # of its generator: some thousand times too high
     gallery_classes: int = 8
@@ -99,14 +96,12 @@ class GeneratorLesson:
 
 @dataclass(frozen=True)
 class LECFLesson:
-    """Counts of 05_lecf_comparison, and the candidates of each method: as many for one as for the other."""
+    """Counts of 05_lecf_comparison, and the settings of LECF."""
 
     real_per_class: int = 8
     images_per_real_grid: tuple[int, ...] = (1, 2, 4)
-    search_seeds: int = 1  # so many of the profile's, for each candidate
-    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
-    threshold_grid: tuple[float, ...] = (0, 0.5, 0.9)  # of LECF; 0 = no filter
-    lecf_guidance_scale: float = 3.0  # sentences take more than learned vectors where the generator is large
+    guidance_scale: float = 3.0
+    threshold: float = 0.5  # of CLIP's confidence; 0 = no filter
     max_draws_factor: float = 2  # draws of a class, in samples that it needs
     sentence_model: str = ""  # a word-to-sentence T5's hub id or folder; empty = a grammar of TinySD's words
     reference_per_class: int = 60  # real images that fidelity is measured against
@@ -116,13 +111,12 @@ class LECFLesson:
 
 @dataclass(frozen=True)
 class RetrievalLesson:
-    """Counts of 06_knn_retrieval, and the candidates of each method: as many for one as for the other."""
+    """Counts of 06_knn_retrieval, and the settings of retrieval."""
 
     real_per_class: int = 8
     images_per_real: int = 4
-    search_seeds: int = 1  # so many of the profile's, for each candidate
-    guidance_grid: tuple[float, ...] = (1.5, 3, 5)  # of DI
-    neighbours_grid: tuple[int, ...] = (10, 25, 50)  # the paper's k
+    k: int = 25  # neighbours that are drawn from
+    neighbours_grid: tuple[int, ...] = (10, 25, 50)  # the paper's k, all of them shown
     pool: str = "icons_pool"  # or a folder of images, or a dataset, whose training split is taken
     gallery_rows: int = 4
     gallery_neighbours: int = 5

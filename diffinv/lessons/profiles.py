@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -76,9 +77,15 @@ class Profile:
         if not name:
             return self
         own = self.dataset_settings.get(name)
-        changes = {} if own is None else own.changes
-        parts = {part: replace(getattr(self, part), **change) for part, change in changes.items()}
-        return replace(self, datasets=(name,), **parts)
+        return replace(self.changed({} if own is None else own.changes), datasets=(name,))
+
+    def changed(self, changes: Mapping[str, Any]) -> Profile:
+        """The same scale with other values of single settings, such as {"sampling.guidance_scale": 3}."""
+        profile = self
+        for name, value in changes.items():
+            part, setting = name.split(".")
+            profile = replace(profile, **{part: replace(getattr(profile, part), **{setting: value})})
+        return profile
 
     @property
     def memory_request(self) -> MemorySettings | Workload:
@@ -104,11 +111,13 @@ TINY = Profile(
     # its prompt has, and cost no more time; they are 128 wide, so that an image still has fewer numbers than
     # the paper's 5 of 768. Samples are nearer to their images with them than with 5 or 8, by pixels and CLIP.
     inversion=Inversion(num_tokens=16, steps_per_image=200, learning_rate=0.1),
-    sampling=Sampling(guidance_scale=3.0, num_inference_steps=10, resolution=32),
-    training=Training(architecture="resnet10_narrow", optimiser_steps=150, batch_size=64, warmup_steps=15),
-    lecf_lesson=LECFLesson(images_per_real_grid=(1, 4)),
+    sampling=Sampling(
+        guidance_scale=1.0, scheduler="DPMSolverMultistepScheduler", num_inference_steps=5, resolution=32
+    ),
+    training=Training(architecture="resnet10_narrow", optimiser_steps=300, batch_size=64, warmup_steps=30),
+    seeds=(0, 1, 2, 3, 4),
+    lecf_lesson=LECFLesson(images_per_real_grid=(1, 4, 16)),
     generator_lesson=GeneratorLesson(
-        search_seeds=1,
         # The smallest with which the GAN's samples were seen to take the shapes of their classes.
         gan=GANTraining(optimiser_steps=1000, batch_size=32, channels=16, ema_decay=0.995),
         latent_inversion=LatentInversion(steps_per_image=200),
@@ -140,32 +149,29 @@ SMOKE = replace(
         sweep_copies=2,
     ),
     classifier_lesson=ClassifierLesson(
-        number_real_per_class=2, images_per_real_grid=(1, 2), real_per_class_grid=(2, 3), images_per_real=2
+        pool_per_class=4,
+        number_real_per_class=2,
+        images_per_real_grid=(1, 2),
+        real_per_class_grid=(2, 3),
+        images_per_real=2,
+        real_alone_grid=(5,),
     ),
     generator_lesson=GeneratorLesson(
         real_per_class=2,
         images_per_real=2,
-        search_seeds=1,
-        search_every_dataset=False,
         gan=GANTraining(optimiser_steps=4, batch_size=8, latent_dim=8, channels=4),
         latent_inversion=LatentInversion(steps_per_image=4, candidates=2),
-        gan_rate_grid=(4e-4, 1e-3),
-        noise_grid=(0.1, 0.3),
-        guidance_grid=(1, 3),
         gallery_classes=4,
     ),
     lecf_lesson=LECFLesson(
         real_per_class=2,
         images_per_real_grid=(1, 2),
-        guidance_grid=(1.5, 3),
-        threshold_grid=(0, 0.5),
         reference_per_class=8,
         gallery_rows=2,
     ),
     retrieval_lesson=RetrievalLesson(
         real_per_class=2,
         images_per_real=2,
-        guidance_grid=(1.5, 3),
         neighbours_grid=(10, 25),
         gallery_rows=2,
         gallery_neighbours=3,
@@ -202,18 +208,21 @@ COLAB = replace(
     training=Training(architecture="resnet10_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),
     sampling_lesson=SamplingLesson(real_per_class=4, gallery_copies=4),
     classifier_lesson=ClassifierLesson(
-        number_real_per_class=6, real_per_class_grid=(2, 4, 6), images_per_real=2
+        pool_per_class=6,
+        number_real_per_class=6,
+        images_per_real_grid=(1, 2, 4),
+        real_per_class_grid=(2, 4, 6),
+        images_per_real=2,
+        real_alone_grid=(),
+        further_datasets=(),
     ),
     generator_lesson=GeneratorLesson(
         real_per_class=4,
-        search_every_dataset=False,
-        guidance_grid=(1.5, 2, 3),
         autoencoding_grid=(64, 128, 256),
     ),
     lecf_lesson=LECFLesson(
         real_per_class=4,
-        threshold_grid=(0, 0.3, 0.7),
-        lecf_guidance_scale=7.5,
+        guidance_scale=7.5,
         sentence_model="mrm8488/t5-base-finetuned-common_gen",
     ),
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
@@ -236,21 +245,23 @@ PAPER = replace(
     inversion_lesson=InversionLesson(updates_grid=(50, 100, 200, 400, 1000, 3000)),
     sampling_lesson=SamplingLesson(real_per_class=60, sweep_originals=100, sweep_copies=10),
     classifier_lesson=ClassifierLesson(
+        pool_per_class=60,
         number_real_per_class=60,
         images_per_real_grid=(1, 2, 5),
         real_per_class_grid=(5, 10, 20, 40, 60),
         images_per_real=5,
+        real_alone_grid=(),
+        further_datasets=(),
     ),
     generator_lesson=GeneratorLesson(
         real_per_class=60,
         images_per_real=5,
         gan=GANTraining(optimiser_steps=50_000, channels=64),
         latent_inversion=LatentInversion(steps_per_image=1000),
-        guidance_grid=(1.5, 2, 3),
         autoencoding_grid=(128, 256, 512),
     ),
-    lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5), search_seeds=2),
-    retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5, search_seeds=2),
+    lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5)),
+    retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
     time_limit_seconds=14 * 24 * 3600,
 )
 

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, write_atomically
+from diffinv.artefacts.writing import claimed, provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -123,7 +123,13 @@ class InversionCache:
         self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
         self._places: dict[str, tuple[Path, int]] = {}
         self._seconds: dict[str, float | None] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
+        self._seen: set[Path] = set()
+        self.look()
+
+    def look(self) -> None:
+        """Take in the shards that were written since the last look, by this process or another."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._seen):
+            self._seen.add(path)
             try:
                 with safe_open(path, framework="pt") as shard:
                     header = shard.metadata()
@@ -148,6 +154,7 @@ class InversionCache:
         header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
         with write_atomically(path) as file:
             file.write(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
+        self._seen.add(path)
         self._register(path, keys, seconds)
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
@@ -197,14 +204,24 @@ def learn_missing(
     Groups are cut before looking into the caches: a resumed run has the groups of the first one, and with
     them its very bits.
     """
-    missing = [
-        [index for index in group if any(keys[index] not in cache for cache in caches.values())]
-        for group in groups
-    ]
-    missing = [group for group in missing if group]
+
+    def lacking(group: Sequence[int]) -> list[int]:
+        return [index for index in group if any(keys[index] not in cache for cache in caches.values())]
+
+    folder = caches[max(caches)].folder
+    missing = {
+        folder / content_key([keys[index] for index in group]): group
+        for group in map(lacking, groups)
+        if group
+    }
 
     def steps() -> Iterator[None]:
-        for group in missing:
+        for path in claimed(missing):
+            for cache in caches.values():
+                cache.look()
+            group = lacking(missing[path])
+            if not group:
+                continue
             images, losses, started = real.subset(group), [], time.perf_counter()
             for step in learn(images):
                 losses.append(step.losses)

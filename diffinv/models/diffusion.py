@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ FINGERPRINTED_CONFIG = {
 }
 
 
+@dataclass
+class NetworkCalls:
+    """How many images have gone through a U-Net, and how many of them came back with a gradient."""
+
+    images: int = 0
+    with_gradient: int = 0
+
+
 class FrozenDiffusion:
     """The model of the paper's section 3, every weight frozen: E, D, eps_theta and c_theta.
 
@@ -75,7 +84,7 @@ class FrozenDiffusion:
         self.tokenizer = tokenizer
         self.scheduler: Any = scheduler
         self.name, self.device, self.dtype = name, torch.device(device), dtype
-        self.memory = memory or MemorySettings()
+        self.memory, self.calls = memory or MemorySettings(), NetworkCalls()
         if any(weight.dtype != dtype for weight in unet.parameters()):
             _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
         for network in (vae, unet, text_encoder):
@@ -194,6 +203,10 @@ class FrozenDiffusion:
         encoder_hidden_states: Float[Tensor, "image token channel"],
     ) -> Latents:
         """The raw U-Net call, in the network's dtype; differentiable with respect to the vectors."""
+        self.calls.images += len(noisy)
+        self.calls.with_gradient += len(noisy) * (
+            torch.is_grad_enabled() and encoder_hidden_states.requires_grad
+        )
         latents, conditioning = noisy.to(self.dtype), encoder_hidden_states.to(self.dtype)
         return self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
 

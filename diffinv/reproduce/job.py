@@ -1,6 +1,7 @@
 """One notebook as a job: what it may be given, and running it headless in a process of its own."""
 
 import ast
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
+
+from diffinv.lessons import SPENT
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
@@ -48,12 +51,13 @@ class Outcome:
     wall_seconds: float = 0.0
     error: str | None = None
     peak_memory_mib: int | None = None
+    unet_images: int | None = None  # that went through the U-Net; None where the notebook does not say it
 
     @property
     def measured(self) -> dict[str, Any]:
         """What a record says about this run of the notebook."""
-        took = {"wall_seconds": self.wall_seconds, "peak_memory_mib": self.peak_memory_mib}
-        return {"parameters": self.job.parameters, **took}
+        took = ("wall_seconds", "peak_memory_mib", "unet_images")
+        return {"parameters": self.job.parameters, **{name: getattr(self, name) for name in took}}
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -126,7 +130,16 @@ def run_job(job: Job) -> Outcome:
         error = _execute(job)
     seconds = round(time.perf_counter() - started, 1)
     status: Literal["done", "failed"] = "done" if error is None else "failed"
-    return Outcome(job, status, (), seconds, error, _children_peak_memory_mib())
+    return Outcome(job, status, (), seconds, error, _children_peak_memory_mib(), _unet_images(job.executed))
+
+
+def _unet_images(executed: Path) -> int | None:
+    """What the last `Lesson.spent` that the executed notebook shows says of the U-Net's work."""
+    if not executed.exists():
+        return None
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    shown = [output.get("data", {}).get(SPENT) for cell in cells for output in cell.get("outputs", ())]
+    return next((said["unet_images"] for said in reversed(shown) if said), None)
 
 
 def _execute(job: Job) -> str | None:

@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "grid": ["Condition", "run_study"],
-        "statistics": ["paired_difference", "summarise"],
-        "claims": ["findings", "gain_verdict", "paper_reported", "verdict"],
+        "statistics": ["paired_difference", "summarise", "worth_in_real_images"],
+        "claims": ["beside_paper", "findings", "in_words", "judge", "paper_reported", "verdict"],
         "cost": ["compute_table"],
     },
 )

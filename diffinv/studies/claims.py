@@ -1,17 +1,50 @@
 """The claims: what the paper reported, what the lessons found, and what an interval says of a claim."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.foundation import ASSETS
+from diffinv.studies.statistics import paired_difference, seeds_needed
 
 REPORTED = ASSETS / "paper_reported.csv"
 CLAIMS = ("classifier_claims", "lecf_claims", "knn_claims", "generator_claims")
 ACCURACY = "classifier_by_number_generated"
-RETRIEVAL_CLAIM = "(c) DI is ahead of retrieving neighbours"
+JUDGED = ("claim", "dataset", "difference", "low", "high", "n", "verdict", "seeds_needed")
+
+
+def judge(claims: Mapping[str, tuple[pd.DataFrame, str, str]]) -> pd.DataFrame:
+    """What result rows say of claims: one row for each claim and dataset, with the columns `JUDGED`.
+
+    `claims[text] = (rows, a, b)` says that the condition a is ahead of b. Each effect, a minus b in accuracy,
+    is paired by seed, and so by the real images; its 95 % t-interval decides the verdict (`verdict`).
+    `seeds_needed` is the number of seeds that would decide it if mean and deviation stayed as they are.
+    """
+    found = (paired_difference(*sides, by=["dataset"]).assign(claim=claim) for claim, sides in claims.items())
+    effects = pd.concat(found, ignore_index=True)
+    effects["verdict"] = list(map(verdict, effects["low"], effects["high"]))
+    effects["seeds_needed"] = list(map(seeds_needed, effects["difference"], effects["std"]))
+    return effects[list(JUDGED)]
+
+
+def beside_paper(effects: pd.DataFrame, paper: Mapping[str, str]) -> pd.DataFrame:
+    """Judged claims in points of accuracy, beside what the paper finds; `paper["(a)"]` is a sentence."""
+    table = effects.assign(paper=effects["claim"].str[:3].map(paper))
+    for column in ("difference", "low", "high"):
+        table[column] = (100 * table[column]).map("{:+.1f}".format)
+    names = {"difference": "effect (points)", "low": "95 % low", "high": "95 % high", "n": "seeds"}
+    return table.rename(columns={**names, "seeds_needed": "seeds that decide"})
+
+
+def in_words(effects: pd.DataFrame) -> str:
+    """One line for each claim: on how many datasets it is supported, contradicted, undecided."""
+    lines = []
+    for claim, verdicts in effects.groupby("claim", sort=False)["verdict"]:
+        counts = [f"{word} on {n} of {len(verdicts)} datasets" for word, n in verdicts.value_counts().items()]
+        lines.append(f"{claim}: {', '.join(counts)}")
+    return "\n".join(lines)
 
 
 def findings(folder: str | Path = "figures") -> str:
@@ -31,12 +64,12 @@ def accuracy_table(folder: str | Path = "figures") -> str:
     if rows is None:
         return ""
     made = rows.loc[rows["condition"] == "DI", "images_per_real"]
-    fewest, most = made.min(), made.max()
+    fewest, most = made.min(), made.groupby(rows["dataset"]).max().min()  # that all datasets have
     columns = {
         "real": ("real", 1),
-        f"samples alone, {fewest} a real image": ("DI", fewest),
-        f"samples alone, {most} a real image": ("DI", most),
-        f"real + {most} samples": ("real + DI", most),
+        f"samples alone, {fewest} per real image": ("DI", fewest),
+        f"samples alone, {most} per real image": ("DI", most),
+        f"real images and {most} samples of each": ("real + DI", most),
     }
     found = rows.set_index(["dataset", "condition", "images_per_real"])
     lines = []
@@ -62,13 +95,9 @@ def claims_table(folder: str | Path = "figures") -> str:
 
 def _judged(folder: str | Path) -> Iterator[pd.DataFrame]:
     for name in CLAIMS:
-        needed = ("dataset", "difference", "low", "high", "verdict")
-        rows = _read(folder, name, (*needed, "chosen" if name == "knn_claims" else "claim"))
-        if rows is None:
-            continue
-        if "claim" not in rows:
-            rows = rows[rows["chosen"]].assign(claim=RETRIEVAL_CLAIM)
-        yield rows[["claim", *needed]]
+        rows = _read(folder, name, JUDGED)
+        if rows is not None:
+            yield rows[list(JUDGED)]
 
 
 def _read(folder: str | Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
@@ -82,8 +111,10 @@ def _read(folder: str | Path, name: str, columns: tuple[str, ...]) -> pd.DataFra
 
 
 def _verdict(row) -> str:
-    said = row.verdict if row.verdict == "undecided" else f"**{row.verdict}**"
-    return f"{said} ({100 * row.difference:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}])"
+    effect = f"{100 * row.difference:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    if row.verdict == "undecided":
+        return f"undecided ({effect}; {row.seeds_needed:.0f} seeds would decide)"
+    return f"**{row.verdict}** ({effect})"
 
 
 def paper_reported(item: str | None = None) -> pd.DataFrame:
@@ -108,17 +139,6 @@ def verdict(low: float, high: float) -> str:
     if low > 0:
         return "supported"
     return "contradicted" if high < 0 else "undecided"
-
-
-def gain_verdict(difference_low: float, difference_high: float, gain_low: float, gain_high: float) -> str:
-    """What two intervals say of the claim that a gain is largest with few real images.
-
-    The one is of the gain at the smallest size minus that at the largest, the other of the gain at the
-    smallest size itself: a loss that is only smaller with few images than with many supports nothing. The
-    claim is supported where both are, contradicted where one of them is, and else undecided.
-    """
-    verdicts = {verdict(difference_low, difference_high), verdict(gain_low, gain_high)}
-    return next(word for word in ("contradicted", "undecided", "supported") if word in verdicts)
 
 
 def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

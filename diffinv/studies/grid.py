@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import read_cached_json, write_json
+from diffinv.artefacts.writing import claimed, read_cached_json, write_json
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
@@ -61,13 +61,18 @@ def run_study(
     # differs from upstream: a subset of the real images gets only the samples made from it.
     """
     _check(conditions, train, test, seeds)
-    folder = _cache_of("studies", cache_dir)
     cells = [(condition, seed) for condition in conditions for seed in seeds]
-    rows = []
-    for condition, seed in progress_bar(cells, total=len(cells), desc="study", enabled=progress):
-        path = folder / f"{_cell_key(condition, train, test, seed)}.json"
-        cell = _cached(path, partial(_compute_cell, condition, train, test, seed))
-        rows.append({"condition": condition.name, "dataset": dataset, **cell, **condition.axes})
+    computed = _each_cached(
+        _cache_of("studies", cache_dir),
+        [_cell_key(condition, train, test, seed) for condition, seed in cells],
+        [partial(_compute_cell, condition, train, test, seed) for condition, seed in cells],
+        desc="study",
+        progress=progress,
+    )
+    rows = [
+        {"condition": condition.name, "dataset": dataset, **cell, **condition.axes}
+        for (condition, _), cell in zip(cells, computed, strict=True)
+    ]
     axes = list(dict.fromkeys(axis for condition in conditions for axis in condition.axes))
     return pd.DataFrame(rows, columns=[*COLUMNS, *axes])
 
@@ -88,26 +93,48 @@ def accuracy_scores(
     """
     if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
         raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
-    folder = _cache_of("accuracy_scores", cache_dir)
     cells = [(name, seed) for name in sets for seed in seeds]
-    rows = []
-    for name, seed in progress_bar(cells, total=len(cells), desc="classifiers", enabled=progress):
-        path = folder / f"{content_key(sets[name].fingerprint, test.fingerprint, training, seed)}.json"
-        cell = _cached(path, partial(_score, sets[name], test, training, seed))
-        rows.append({"condition": name, "seed": seed, **cell})
-    return pd.DataFrame(rows)
+    computed = _each_cached(
+        _cache_of("accuracy_scores", cache_dir),
+        [
+            # The sources count: they tell samples from real images, and so decide the batches.
+            content_key(sets[name].fingerprint, sets[name].sources, test.fingerprint, training, seed)
+            for name, seed in cells
+        ],
+        [partial(_score, sets[name], test, training, seed) for name, seed in cells],
+        desc="classifiers",
+        progress=progress,
+    )
+    return pd.DataFrame(
+        [
+            {"condition": name, "seed": seed, **cell}
+            for (name, seed), cell in zip(cells, computed, strict=True)
+        ]
+    )
 
 
 def _cache_of(kind: str, cache_dir: str | Path | None) -> Path:
     return (default_cache_dir() if cache_dir is None else Path(cache_dir)) / kind
 
 
-def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    cell = read_cached_json(path)
-    if cell is None:
-        cell = compute()
-        write_json(path, cell)
-    return cell
+def _each_cached(
+    folder: Path,
+    keys: Sequence[str],
+    computations: Sequence[Callable[[], dict[str, Any]]],
+    *,
+    desc: str,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """The cell of each key, from the cache or computed; each once, however many have its key or want it."""
+    wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
+    cells = {}
+    for path in progress_bar(claimed(wanted), total=len(wanted), desc=desc, enabled=progress):
+        cell = read_cached_json(path)
+        if cell is None:
+            cell = wanted[path]()
+            write_json(path, cell)
+        cells[path] = cell
+    return [cells[folder / f"{key}.json"] for key in keys]
 
 
 def _score(images: LabelledImages, test: LabelledImages, training: Training, seed: int) -> dict[str, Any]:

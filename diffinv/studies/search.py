@@ -1,7 +1,10 @@
-"""Choose every method's settings on the validation split, with the same effort for each."""
+"""Choose every method's settings by what a classifier learns on validation images, with the same effort."""
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,40 +13,73 @@ from diffinv.datasets import LabelledImages
 from diffinv.studies.grid import Condition, run_study
 from diffinv.synthesizers.base import Synthesizer
 
+Settings = Mapping[str, Any]
+
 
 def search(
-    methods: Mapping[str, Mapping[str, Synthesizer]],
+    grid: Mapping[str, Sequence[Any]],
+    build: Callable[[Settings], Synthesizer],
     *,
     train: LabelledImages,
     validation: LabelledImages,
     training: Training,
     seeds: Sequence[int],
-    images_per_real: int = 1,
+    images_per_real: int,
+    real_per_class: int | None = None,
     cache_dir: str | Path | None = None,
     dataset: str = "icons10",
 ) -> pd.DataFrame:
-    """One row for each method, candidate and seed: accuracy on `validation` after training on samples alone.
+    """Try the values of one setting after the other; one row for each try, and all of them cached.
 
-    `methods` maps a method's name to its candidates, and a candidate's name to its synthesizer. ValueError
-    unless all methods have the same number of candidates: more tries would be an advantage.
+    `grid` has the values of each setting, in the order in which they are chosen; until then a setting has its
+    first value. `build` makes the synthesizer of one value for each. Of each setting, all values are tried
+    with the first seed, and the better half of those that are left with each further one (halving); the best
+    of the last half is chosen. A try trains two classifiers, on the samples alone and on real images too, and
+    its score is the mean of their accuracies on `validation`. The columns are setting, value, settings (all
+    of them, as JSON), seed, DI's conditions "alone" and "with real", score, and chosen.
+    ValueError where a setting has no value.
     """
-    sizes = {name: len(candidates) for name, candidates in methods.items()}
-    if not sizes:
-        raise ValueError("there is no method to choose settings for: name at least one.")
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"each method needs the same number of candidates, at least one, not {counts}.")
-    conditions = []
-    for method, candidates in methods.items():
-        for candidate, synthesizer in candidates.items():
-            name, axes = f"{method}: {candidate}", {"method": method, "candidate": candidate}
-            conditions.append(Condition(name, synthesizer, training, images_per_real, axes=axes))
-    return run_study(
-        conditions, train=train, test=validation, seeds=seeds, cache_dir=cache_dir, dataset=dataset
-    )
+    if empty := [setting for setting, values in grid.items() if not values]:
+        raise ValueError(f"there is no value of {empty[0]} to try: give at least one.")
+    current = {setting: values[0] for setting, values in grid.items()}
+    tries = []
+    for setting, values in grid.items():
+        left = list(values)
+        scores: dict[Any, list[float]] = {value: [] for value in values}
+        for seed in seeds:
+            for value in left:
+                settings = {**current, setting: value}
+                found = run_study(
+                    _conditions(build(settings), training, images_per_real, real_per_class),
+                    train=train,
+                    test=validation,
+                    seeds=[seed],
+                    cache_dir=cache_dir,
+                    dataset=dataset,
+                    progress=False,
+                ).set_index("condition")["accuracy"]
+                scores[value].append(float(found.mean()))
+                tried = {"setting": setting, "value": value, "settings": json.dumps(settings), "seed": seed}
+                tries.append({**tried, **found.to_dict(), "score": scores[value][-1]})
+            ranked = sorted(left, key=lambda value: -sum(scores[value]))  # of equals, the first
+            left = ranked[: math.ceil(len(ranked) / 2)] if seed != seeds[-1] else ranked[:1]
+        current[setting] = left[0]
+    rows = pd.DataFrame(tries)
+    return rows.assign(chosen=[current[row.setting] == row.value for row in rows.itertuples()])
 
 
-def choose(rows: pd.DataFrame) -> dict[str, str]:
-    """The candidate of each method with the highest mean accuracy over the seeds; of equals, the first."""
-    means = rows.groupby(["method", "candidate"], sort=False)["accuracy"].mean()
-    return {method: means[method].idxmax() for method in rows["method"].unique()}
+def count_candidates(grid: Mapping[str, Sequence[Any]]) -> int:
+    """How many different settings of a method a search tries: equal for all that are to be compared."""
+    return 1 + sum(len(values) - 1 for values in grid.values())
+
+
+def chosen_settings(rows: pd.DataFrame) -> dict[str, Any]:
+    """The value of each setting that a search has chosen."""
+    return rows[rows["chosen"]].groupby("setting", sort=False)["value"].first().to_dict()
+
+
+def _conditions(
+    synthesizer: Synthesizer, training: Training, images_per_real: int, real_per_class: int | None
+) -> list[Condition]:
+    shared = (synthesizer, training, images_per_real, real_per_class)
+    return [Condition("alone", *shared), Condition("with real", *shared, with_real=True)]

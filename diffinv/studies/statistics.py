@@ -72,6 +72,44 @@ def describe_gain(gain: pd.DataFrame) -> str:
     return f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}), {verdict}"
 
 
+def seeds_needed(difference: float, std: float, *, most: int = 1000) -> int:
+    """How many seeds an interval takes that leaves zero out, if mean and deviation stay as they are.
+
+    `most` stands for as many or more.
+    """
+    for count in range(2, most):
+        if stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * std < math.sqrt(count) * abs(difference):
+            return count
+    return most
+
+
+def worth_in_real_images(rows: pd.DataFrame, condition: str, *, real: str = "real") -> pd.DataFrame:
+    """How many times as many real images teach what `condition` teaches: its gain in sample complexity.
+
+    `rows` have accuracies of `real` at several sizes `real_per_class`. Those of `condition` are looked up,
+    seed by seed, on the curve of `real` with the same seed, which is made to rise (the highest so far) and is
+    straight against the logarithm of the size. One row for each size of `condition`: the geometric mean of
+    the ratios, its 95 % t-interval, n, and `beyond`, the number of seeds whose accuracy lies above the whole
+    curve: their ratios are lower bounds.
+    """
+    _check_columns(rows, ["condition", "real_per_class", "seed", "accuracy"])
+    curves = rows[rows["condition"] == real].pivot(index="real_per_class", columns="seed", values="accuracy")
+    found = []
+    for size, own in rows[rows["condition"] == condition].groupby("real_per_class"):
+        _check_seeds_once(own, f'condition "{condition}"')
+        logs, beyond = [], 0
+        for row in own.itertuples():
+            curve = curves[row.seed].dropna().cummax()
+            beyond += row.accuracy > curve.iloc[-1]
+            # Where a curve is level, the smallest size that reaches the accuracy counts.
+            curve = curve[~curve.duplicated()]
+            logs.append(np.interp(row.accuracy, curve, np.log(curve.index.to_numpy(float) / size)))
+        interval = _interval(np.array(logs), condition)
+        ratios = {end: math.exp(interval[end]) for end in ("mean", "low", "high")}
+        found.append({"real_per_class": size, **ratios, "n": interval["n"], "beyond": beyond})
+    return pd.DataFrame(found).rename(columns={"mean": "ratio"})
+
+
 def _interval(values: np.ndarray, name: str) -> dict[str, float]:
     count = len(values)
     if count < 2:

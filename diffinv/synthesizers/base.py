@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import (
+    claimed,
     provenance,
     read_cached_array,
     read_cached_json,
@@ -21,6 +22,7 @@ from diffinv.artefacts.writing import (
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.progress import progress
+from diffinv.method.cached import groups_of
 from diffinv.method.sampling import Sampling
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
@@ -158,12 +160,13 @@ def synthesize(
     started = time.perf_counter()
     sources, copies = numbered(len(real), images_per_real)
     key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
-    shards: list[_Shard] = []
-    starts = range(0, len(sources), SAMPLES_PER_SHARD)
-    for start in progress(starts, total=len(starts), desc="samples"):
-        rows = slice(start, min(start + SAMPLES_PER_SHARD, len(sources)))
-        path = default_cache_dir() / "samples" / key / f"{start:08d}.npy"
-        shards.append(_cached_shard(path, real, draw, sources[rows], copies[rows]))
+    folder = default_cache_dir() / "samples" / key
+    rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
+    made: dict[Path, _Shard] = {}
+    for path in progress(claimed(rows_of), total=len(rows_of), desc="samples"):
+        rows = slice(rows_of[path].start, rows_of[path].stop)
+        made[path] = _cached_shard(path, real, draw, sources[rows], copies[rows])
+    shards = [made[path] for path in rows_of]
     record = sample_record(
         real,
         description,

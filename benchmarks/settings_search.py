@@ -1,0 +1,113 @@
+"""Choose each method's settings on validation images: python -m benchmarks.settings_search --help.
+
+Every try is cached, so that a search goes on where it was stopped. The rows go into
+`diffinv/assets/settings_search.csv`, which the lessons show; what they chose is written by hand into
+`diffinv/lessons/profiles.py`.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from diffinv.artefacts.writing import claimed, write_atomically
+from diffinv.datasets import LabelledImages, load_dataset
+from diffinv.foundation import ASSETS
+from diffinv.lessons import methods
+from diffinv.lessons.profiles import PROFILES, Profile, load_profile
+from diffinv.method.cached import inversion_path
+from diffinv.models.clip import load_clip
+from diffinv.models.diffusion import load_diffusion
+from diffinv.studies.search import chosen_settings, count_candidates, search
+from diffinv.synthesizers.base import Synthesizer
+from diffinv.synthesizers.lecf.lecf import lowered
+
+SEEDS = (0, 1)  # each with real images of its own
+IMAGES_PER_REAL = 16
+
+
+def main() -> None:
+    """Search for the datasets and methods that are asked for, and write what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--profile", choices=PROFILES, default="tiny")
+    parser.add_argument("--datasets", nargs="+", default=["icons10", "novel10", "mnist5k", "emoji6"])
+    parser.add_argument("--methods", nargs="+", choices=methods.SEARCHED, default=list(methods.SEARCHED))
+    parser.add_argument("--images-per-real", type=int, default=IMAGES_PER_REAL)
+    parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
+    options = parser.parse_args()
+    counts = {method: count_candidates(methods.SEARCHED[method]) for method in options.methods}
+    assert len(set(counts.values())) == 1, f"unequal effort: {counts}"
+    profile = load_profile(options.profile)
+    diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
+    clip = load_clip(profile.clip, device=profile.device)
+    for dataset in options.datasets:
+        settings = profile.for_dataset(dataset)
+        for method in options.methods:
+            started = time.perf_counter()
+            rows = search_one(method, dataset, settings, diffusion, clip, options.images_per_real)
+            rows.insert(0, "dataset", dataset)
+            rows.insert(1, "method", method)
+            write_rows(options.output, rows)
+            took = time.perf_counter() - started
+            print(f"{dataset}, {method}: {chosen_settings(rows)} in {took:.0f} s", flush=True)
+
+
+def search_one(
+    method: str, dataset: str, settings: Profile, diffusion, clip, images_per_real: int
+) -> pd.DataFrame:
+    """The rows of one method on one dataset."""
+    counts = settings.classifier_lesson
+    pool = load_dataset(dataset, split="train").per_class(counts.pool_per_class, seed=0)
+    real_per_class = counts.number_real_per_class
+    if method == "DI":  # one path of updates gives all numbers of them
+        for seed in SEEDS:
+            real = pool.per_class(real_per_class, seed=seed).resize(
+                settings.sampling.resolution or pool.resolution
+            )
+            stops = methods.SEARCHED["DI"]["inversion.steps_per_image"]
+            inversion_path(diffusion, real, settings.inversion, stops)
+
+    def build(chosen) -> Synthesizer:
+        own = settings.changed(chosen)
+        if method != "LECF":
+            return {
+                "DI": lambda: methods.diffusion_inversion(own, diffusion),
+                "GAN": lambda: methods.gan(own),
+                "GAN inversion": lambda: methods.gan_inversion(own),
+                "KNN": lambda: methods.knn(own, clip),
+            }[method]()
+        recipe = methods.lecf(own, dataset, diffusion, clip)
+        return _with_samples(recipe, pool.per_class(real_per_class, seed=0), images_per_real)
+
+    return search(
+        methods.SEARCHED[method],
+        build,
+        train=pool,
+        validation=load_dataset(dataset, split="validation"),
+        training=settings.training_for(dataset),
+        seeds=SEEDS,
+        images_per_real=images_per_real,
+        real_per_class=real_per_class,
+        dataset=dataset,
+    )
+
+
+def _with_samples(recipe, real: LabelledImages, images_per_real: int) -> Synthesizer:
+    """The recipe, its filter as strict as leaves a sample of each class."""
+    return lowered(recipe, real, images_per_real=images_per_real, seeds=SEEDS)[0]
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Put the rows of one dataset and method in the place of those that the file had."""
+    for _ in claimed([path]):  # another process may search for another dataset
+        if path.exists():
+            before = pd.read_csv(path)
+            same = (before["dataset"] == rows["dataset"][0]) & (before["method"] == rows["method"][0])
+            rows = pd.concat([before[~same], rows], ignore_index=True)
+        with write_atomically(path, "w") as file:
+            rows.to_csv(file, index=False, float_format="%.4g", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()

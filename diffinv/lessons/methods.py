@@ -1,0 +1,106 @@
+"""The methods that lessons compare, each made from a profile, and the values tried of their settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from diffinv.foundation import ASSETS
+from diffinv.lessons.profiles import Profile, prompt_for
+from diffinv.models.clip import FrozenClip
+from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
+from diffinv.synthesizers.gan.gan import GAN
+from diffinv.synthesizers.gan.gan_inversion import GANInversion
+from diffinv.synthesizers.lecf.lecf import LECF
+from diffinv.synthesizers.lecf.sentences import AttributeGrammar, WordToSentence
+from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
+
+# What `python -m benchmarks.settings_search` tries of each method, setting after setting, and for each method
+# as many candidates. The first value of a setting stands until its turn comes.
+SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "DI": {
+        "inversion.steps_per_image": (25, 50, 100, 200, 400),
+        "sampling.guidance_scale": (1, 1.5, 2, 3),
+        "perturbation.noise_std": (0.1, 0, 0.3),
+        "perturbation.interpolation_weight": (0.1, 0, 0.3),
+    },
+    "LECF": {
+        "lecf_lesson.guidance_scale": (1, 1.5, 2, 3, 4.5, 6),
+        "lecf_lesson.threshold": (0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95),
+    },
+    "GAN": {
+        "generator_lesson.gan_rate": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 1.5e-3, 2e-3),
+        "generator_lesson.gan_diversity": (2, 0, 0.5, 1, 4, 8),
+    },
+    "GAN inversion": {
+        "generator_lesson.code_noise": (0.3, 0, 0.1, 0.2, 0.4, 0.6, 0.8, 1),
+        "generator_lesson.code_weight": (0.1, 0, 0.2, 0.3, 0.5),
+    },
+    "KNN": {"retrieval_lesson.k": (16, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300)},
+}
+
+
+def searched(method: str, datasets: Sequence[str]) -> pd.DataFrame:
+    """The validation scores (%) that a search gave the settings of a method, the chosen ones with a star.
+
+    One row for each setting and value, one column for each of these datasets that was searched.
+    """
+    rows = pd.read_csv(ASSETS / "settings_search.csv")
+    rows = rows[(rows["method"] == method) & rows["dataset"].isin(datasets)]
+    tried = rows.groupby(["setting", "value", "dataset"], sort=False).agg(
+        score=("score", "mean"), chosen=("chosen", "any")
+    )
+    stars = tried["chosen"].map({True: " *", False: ""})
+    return ((100 * tried["score"]).map("{:.1f}".format) + stars).unstack("dataset", fill_value="")
+
+
+def diffusion_inversion(settings: Profile, diffusion: FrozenDiffusion) -> DiffusionInversion:
+    """Diffusion Inversion as a profile has it."""
+    return DiffusionInversion(diffusion, settings.inversion, settings.perturbation, settings.sampling)
+
+
+def lecf(settings: Profile, dataset: str, diffusion: FrozenDiffusion, clip: FrozenClip) -> LECF:
+    """LECF with the dataset's words; as DI samples, but for the guidance."""
+    counts = settings.lecf_lesson
+    return LECF(
+        diffusion,
+        clip,
+        WordToSentence(counts.sentence_model) if counts.sentence_model else AttributeGrammar(),
+        replace(settings.sampling, guidance_scale=counts.guidance_scale),
+        threshold=counts.threshold,
+        class_prompt=prompt_for(dataset, "{}"),
+        max_draws_factor=counts.max_draws_factor,
+    )
+
+
+def gan(settings: Profile) -> GAN:
+    """A GAN trained anew for each seed; a collapse is a warning, and stands in the provenance."""
+    counts = settings.generator_lesson
+    training = replace(
+        counts.gan,
+        generator_learning_rate=counts.gan_rate,
+        discriminator_learning_rate=counts.gan_rate,
+        diversity_weight=counts.gan_diversity,
+    )
+    return GAN(training, on_collapse="warn", device=settings.device)
+
+
+def gan_inversion(settings: Profile) -> GANInversion:
+    """The inversion of the images into the GAN that `gan` trains."""
+    base, counts = gan(settings), settings.generator_lesson
+    return GANInversion(
+        base.training,
+        counts.latent_inversion,
+        counts.code_noise,
+        counts.code_weight,
+        on_collapse=base.on_collapse,
+        device=base.device,
+    )
+
+
+def knn(settings: Profile, clip: FrozenClip, pool: Any = None, k: int | None = None) -> KNNRetrieval:
+    """Images drawn at random among the k nearest of the pool, the profile's own where none is given."""
+    counts = settings.retrieval_lesson
+    return KNNRetrieval(clip, counts.pool if pool is None else pool, k or counts.k)

@@ -1,0 +1,75 @@
+"""What every lesson begins and ends with: settings, model and data in one call, and what the lesson spent."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from diffinv.datasets import LabelledImages, load_dataset
+from diffinv.figures.style import use_style
+from diffinv.lessons import SPENT
+from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.models.diffusion import FrozenDiffusion, NetworkCalls, load_diffusion
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A profile with its model loaded and its datasets at hand."""
+
+    settings: Profile
+    diffusion: FrozenDiffusion
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return self.settings.datasets
+
+    @cached_property
+    def own(self) -> Mapping[str, Profile]:
+        """The profile as each dataset has it, those of the figure on when samples pay included."""
+        names = (*self.datasets, *self.settings.classifier_lesson.further_datasets)
+        return {name: self.settings.for_dataset(name) for name in names}
+
+    def pool(self, dataset: str, *, seed: int) -> LabelledImages:
+        """The real images that are inverted; every seed of a study takes its own among them."""
+        images = load_dataset(dataset, split="train")
+        return images.per_class(self.own[dataset].classifier_lesson.pool_per_class, seed=seed)
+
+    @property
+    def spent(self) -> "Spent":
+        """What the lesson took until now; show it last."""
+        return Spent(time.perf_counter() - self.started, self.diffusion.calls)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds, and images that went through the U-Net: a measure of work that holds on every machine."""
+
+    seconds: float
+    calls: NetworkCalls
+
+    def __str__(self) -> str:
+        images, learning = self.calls.images, self.calls.with_gradient
+        return (
+            f"{self.seconds:.0f} s; {images:,} images went through the U-Net, {learning:,} of them with a "
+            "gradient. What was in the cache cost nothing."
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/plain": str(self), SPENT: {"unet_images": self.calls.images}}
+
+
+def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int = 0) -> Lesson:
+    """Load a profile and its model, and set the look of the figures.
+
+    The arguments are the parameters of a lesson: `dataset` is one name or folder, "" those of the profile;
+    `model` another checkpoint, and `resolution` the side that it works at. Raises as `load_profile` and
+    `load_diffusion` do.
+    """
+    settings = load_profile(profile).using(model, resolution).for_dataset(dataset)
+    use_style()
+    diffusion = load_diffusion(
+        settings.model, device=settings.device, dtype=settings.torch_dtype, memory=settings.memory_request
+    )
+    return Lesson(settings, diffusion)
