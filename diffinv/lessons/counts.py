@@ -67,8 +67,9 @@ class ClassifierLesson:
 
     @property
     def classifiers_per_seed(self) -> int:
-        """Classifiers of both studies: on real images, on samples, and on both; the shared ones once."""
-        return len({real for real, _ in self._points}) + 2 * len(self._points)
+        """Classifiers of both studies: on real images, on samples (of one size), on both; shared ones once."""
+        real = {self.number_real_per_class, *self.real_per_class_grid, *self.real_alone_grid}
+        return len(real) + len(self.images_per_real_grid) + len(self._points)
 
     @property
     def _points(self) -> set[tuple[int, int]]:
@@ -84,7 +85,6 @@ class GeneratorLesson:
     images_per_real: int = 4
     gan: GANTraining = field(default_factory=GANTraining)
     gan_rate: float = 4e-4  # learning rate of both networks
-    gan_diversity: float = 2.0  # `GANTraining.diversity_weight`
     latent_inversion: LatentInversion = field(default_factory=LatentInversion)
     code_noise: float = 0.3  # standard deviation, of GAN inversion's codes
     code_weight: float = 0.1  # of a same-class partner in them

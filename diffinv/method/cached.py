@@ -154,7 +154,6 @@ class InversionCache:
         header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
         with write_atomically(path) as file:
             file.write(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
-        self._seen.add(path)
         self._register(path, keys, seconds)
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
@@ -208,20 +207,14 @@ def learn_missing(
     def lacking(group: Sequence[int]) -> list[int]:
         return [index for index in group if any(keys[index] not in cache for cache in caches.values())]
 
-    folder = caches[max(caches)].folder
-    missing = {
-        folder / content_key([keys[index] for index in group]): group
-        for group in map(lacking, groups)
-        if group
-    }
+    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, groups) if g}
 
     def steps() -> Iterator[None]:
         for path in claimed(missing):
             for cache in caches.values():
                 cache.look()
-            group = lacking(missing[path])
-            if not group:
-                continue
+            if not (group := lacking(missing[path])):
+                continue  # another process has learned it meanwhile
             images, losses, started = real.subset(group), [], time.perf_counter()
             for step in learn(images):
                 losses.append(step.losses)

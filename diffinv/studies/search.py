@@ -31,13 +31,14 @@ def search(
 ) -> pd.DataFrame:
     """Try the values of one setting after the other; one row for each try, and all of them cached.
 
-    `grid` has the values of each setting, in the order in which they are chosen; until then a setting has its
-    first value. `build` makes the synthesizer of one value for each. Of each setting, all values are tried
-    with the first seed, and the better half of those that are left with each further one (halving); the best
-    of the last half is chosen. A try trains two classifiers, on the samples alone and on real images too, and
-    its score is the mean of their accuracies on `validation`. The columns are setting, value, settings (all
-    of them, as JSON), seed, DI's conditions "alone" and "with real", score, and chosen.
-    ValueError where a setting has no value.
+    `grid` has the values of each setting, the cheapest or the usual one first; a setting has its first value
+    until its turn comes. `build` makes the synthesizer of one value for each. Of each setting, all values are
+    tried with the first seed, and the better half of those that are left with each further one (halving). A
+    try trains two classifiers, on the samples alone and on real images too, and its score is the mean of
+    their accuracies on `validation`. Chosen is the first value, in the grid's order, whose mean score is
+    within one standard error of the best, that of a share of so many images (Breiman et al. 1984): what
+    cannot be told apart is not worth its cost. The columns are setting, value, settings (all of them, as
+    JSON), seed, "alone", "with real", score and chosen. ValueError where a setting has no value.
     """
     if empty := [setting for setting, values in grid.items() if not values]:
         raise ValueError(f"there is no value of {empty[0]} to try: give at least one.")
@@ -61,9 +62,13 @@ def search(
                 scores[value].append(float(found.mean()))
                 tried = {"setting": setting, "value": value, "settings": json.dumps(settings), "seed": seed}
                 tries.append({**tried, **found.to_dict(), "score": scores[value][-1]})
-            ranked = sorted(left, key=lambda value: -sum(scores[value]))  # of equals, the first
-            left = ranked[: math.ceil(len(ranked) / 2)] if seed != seeds[-1] else ranked[:1]
-        current[setting] = left[0]
+            if seed != seeds[-1]:
+                ranked = sorted(left, key=lambda value: -sum(scores[value]))  # of equals, the first
+                left = ranked[: math.ceil(len(ranked) / 2)]
+        means = {value: sum(scores[value]) / len(seeds) for value in values if value in left}
+        best = max(means.values())
+        error = math.sqrt(best * (1 - best) / len(validation))
+        current[setting] = next(value for value, mean in means.items() if mean >= best - error)
     rows = pd.DataFrame(tries)
     return rows.assign(chosen=[current[row.setting] == row.value for row in rows.itertuples()])
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.writing import (
     ArtefactError,
+    claimed,
     is_untouched,
     provenance,
     read_json,
@@ -221,6 +222,38 @@ def test_processes_that_write_to_one_folder_at_once_do_not_sweep_each_other(tmp_
     processes = [start_writing(tmp_path, many) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     assert len(names(tmp_path)) == 320 and all(name.endswith(".json") for name in names(tmp_path))
+
+
+SHARER = """
+import sys, time
+from pathlib import Path
+from diffinv.artefacts.writing import claimed
+for path in claimed([Path(sys.argv[1]) / str(n) for n in range(6)]):
+    if not path.exists():
+        time.sleep(0.2)
+        path.write_text(sys.argv[2])
+"""
+
+
+def test_processes_share_the_files_to_be_made_and_make_none_twice(tmp_path):
+    command = [sys.executable, "-c", SHARER, str(tmp_path)]
+    for process in [subprocess.Popen([*command, name]) for name in ("one", "two")]:
+        assert process.wait(timeout=60) == 0
+    makers = [(tmp_path / str(n)).read_text() for n in range(6)]
+    assert set(makers) == {"one", "two"}, "both have worked, and nobody has written over the other"
+
+
+def test_what_another_has_comes_last_and_is_free_when_its_process_is_killed(tmp_path):
+    code = "import sys; from pathlib import Path; from diffinv.artefacts.writing import claimed\n"
+    code += "for path in claimed([Path(sys.argv[1])]): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "0")]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    order = claimed([tmp_path / "0", tmp_path / "1"])
+    assert next(order).name == "1"
+    other.kill()
+    assert [path.name for path in order] == ["0"]
+    other.wait()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -8,7 +8,13 @@ import torch
 
 from diffinv.classifiers.architectures import ARCHITECTURES, build_classifier
 from diffinv.classifiers.augmentation import augment
-from diffinv.classifiers.training import Training, TrainingDiverged, train_classifier, training_steps
+from diffinv.classifiers.training import (
+    Training,
+    TrainingDiverged,
+    _batches,
+    train_classifier,
+    training_steps,
+)
 from diffinv.datasets import LabelledImages
 
 QUICK = Training(
@@ -81,11 +87,59 @@ def test_looking_at_a_classifier_in_training_does_not_change_it(toy_images):
 
 
 def test_every_image_is_seen_equally_often_even_in_batches_larger_than_the_set(toy_images):
-    from diffinv.classifiers.training import _batches
-
-    batches = _batches(18, 32, torch.Generator().manual_seed(0))
+    batches = _batches(toy_images, replace(QUICK, batch_size=32), seed=0)
     seen = torch.cat([next(batches) for _ in range(9)])  # 288 = 16 times 18
-    assert (torch.bincount(seen, minlength=18) == 16).all()
+    assert len(toy_images) == 18 and (torch.bincount(seen, minlength=18) == 16).all()
+
+
+def with_samples(real, images_per_real):
+    """Real images and, after them, darker copies that count as samples."""
+    copies = range(images_per_real)
+    made = replace(
+        real,
+        images=np.concatenate([real.images // (2 + copy) for copy in copies]),
+        labels=np.tile(real.labels, images_per_real),
+        ids=tuple(f"{name}#{copy}" for copy in copies for name in real.ids),
+        sources=real.ids * images_per_real,
+    )
+    return LabelledImages.concatenate(real, made)
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.5, 16), (0.2, 64), (0.3, 7), (0, 8), (1, 8)])
+def test_a_batch_has_its_share_of_samples_and_each_image_comes_as_often(toy_images, share, size):
+    both, real = with_samples(toy_images, 3), len(toy_images)
+    batches = _batches(both, replace(QUICK, batch_size=size, synthetic_share=share), seed=0)
+    drawn = [next(batches) for _ in range(400)]
+    counts = torch.tensor([int((batch >= real).sum()) for batch in drawn])
+    assert {len(batch) for batch in drawn} == {size}
+    assert set(counts.tolist()) <= {int(share * size), int(-(-share * size // 1))}, "drawn, not rounded"
+    assert abs(counts.float().mean() - share * size) < 0.1
+    seen = torch.bincount(torch.cat(drawn), minlength=len(both))
+    for kind in (seen[:real], seen[real:]):
+        assert kind.max() - kind.min() <= 1
+
+
+def test_without_a_share_all_images_come_as_often(toy_images):
+    both = with_samples(toy_images, 3)
+    batches = _batches(both, replace(QUICK, batch_size=len(both), synthetic_share=None), seed=0)
+    assert sorted(next(batches).tolist()) == list(range(len(both)))
+
+
+def test_a_share_has_no_bearing_on_images_of_one_kind(toy_images):
+    samples = with_samples(toy_images, 1).subset(range(len(toy_images), 2 * len(toy_images)))
+    for images in (toy_images, samples):
+        trained = [
+            train_classifier(images, replace(QUICK, optimiser_steps=5, synthetic_share=share), seed=0)
+            for share in (0.5, None)
+        ]
+        assert torch.equal(*map(weights, trained))
+
+
+def test_real_images_come_in_the_same_order_whatever_the_samples_are(toy_images):
+    settings = replace(QUICK, batch_size=8)
+    few, many = (_batches(with_samples(toy_images, n), settings, seed=0) for n in (1, 4))
+    for _ in range(5):
+        assert torch.equal(next(few)[4:], next(many)[4:])
 
 
 def test_judging_does_not_depend_on_the_batch_size(toy_images):

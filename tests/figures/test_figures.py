@@ -9,7 +9,7 @@ import pytest
 
 from diffinv.figures.diagrams import method_diagram
 from diffinv.figures.image_grids import gallery, image_grid, interpolation_row
-from diffinv.figures.plots import accuracy_curve, bars, forest, loss_curves, shared_legend
+from diffinv.figures.plots import accuracy_curve, bars, claims_forest, forest, loss_curves, shared_legend
 from diffinv.figures.style import COLOURS, save_figure, style
 
 matplotlib.use("agg")
@@ -115,27 +115,48 @@ def test_a_grid_that_does_not_fit_is_refused(rows, labels):
         image_grid(ax, rows, labels)
 
 
-def test_curves_carry_the_means_and_bands_the_intervals(summary):
+def test_curves_carry_the_means_and_the_intervals_beside_each_other(summary):
     fig = draw_curve(summary)
     ax = fig.axes[0]
-    lines = {line.get_label(): line for line in ax.lines}
-    assert set(lines) == {"real", "DI", "real + DI"}
+    drawn = {container.get_label(): container for container in ax.containers}
+    assert set(drawn) == {"DI", "real + DI"} and ax.lines[0].get_label() == "real"
     for name, rows in summary.groupby("condition"):
-        np.testing.assert_allclose(lines[name].get_ydata(), 100 * rows["mean"])
-        np.testing.assert_allclose(lines[name].get_xdata(), rows["images_per_real"])
-        assert lines[name].get_color() == COLOURS[name]
-    bands = [band.get_paths()[0].get_extents() for band in ax.collections]
-    np.testing.assert_allclose([bands[0].ymin, bands[0].ymax], [47, 68])
+        line, _, (bars_of,) = drawn[name].lines
+        np.testing.assert_allclose(line.get_ydata().astype(float), 100 * rows["mean"])
+        np.testing.assert_allclose(line.get_xdata().astype(float), rows["images_per_real"], rtol=0.05)
+        ends = np.array([np.asarray(segment)[:, 1] for segment in bars_of.get_segments()], float)
+        np.testing.assert_allclose(ends, 100 * rows[["low", "high"]])
+        assert line.get_color() == COLOURS[name]
+    assert (drawn["DI"].lines[0].get_xdata() != drawn["real + DI"].lines[0].get_xdata()).all()
     assert list(ax.get_xticks()) == [1, 2, 5, 10]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["real", "DI", "real + DI"]
+
+
+def test_each_seed_is_a_dot_beside_its_mean(summary):
+    rows = pd.concat([summary.assign(seed=seed, accuracy=summary["mean"] + 0.01 * seed) for seed in (0, 1)])
+    _, ax = plt.subplots()
+    accuracy_curve(ax, summary, "images_per_real", xlabel="", rows=rows)
+    own = rows[rows["condition"] == "DI"]
+    dots = [c.get_offsets() for c in ax.collections if len(c.get_offsets()) == len(own)]
+    assert any(np.allclose(found[:, 1], 100 * own["accuracy"]) for found in dots)
+
+
+def test_claims_stand_one_over_the_other_with_their_verdicts():
+    effects = pd.DataFrame({"claim": ["(a) up", "(a) up", "(b) down"], "dataset": ["x", "y", "x"]})
+    effects = effects.assign(difference=[0.2, 0.0, -0.2], verdict=["supported", "undecided", "contradicted"])
+    effects = effects.assign(low=effects["difference"] - 0.1, high=effects["difference"] + 0.1)
+    fig = claims_forest(effects)
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["(a) up", "(b) down"]
+    said = [text.get_text() for ax in fig.axes for text in ax.texts]
+    assert said == ["supported", "undecided", "contradicted"]
 
 
 def test_intervals_of_a_share_stay_within_what_a_share_can_be(summary):
     _, ax = plt.subplots()
     wide = summary.assign(low=-0.5, high=1.5)
     accuracy_curve(ax, wide, "images_per_real", xlabel="", bounds=(0, 1), reference={"real": (0.6, -1, 2)})
-    ends = [band.get_paths()[0].get_extents() for band in ax.collections]
-    assert {(end.ymin, end.ymax) for end in ends} == {(0, 100)}
+    ends = [segment[:, 1] for c in ax.containers for segment in c.lines[2][0].get_segments()]
+    assert {tuple(end) for end in ends} == {(0, 100)}
     assert (ax.patches[0].get_y(), ax.patches[0].get_height()) == (0, 100)
 
 

@@ -16,6 +16,7 @@ from jupyter_client.provisioning import LocalProvisioner
 from small_notebooks import DRAW, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
+from diffinv.lessons import SPENT
 from diffinv.reproduce.job import Job, check_parameters, run_job
 from diffinv.reproduce.manifest import fingerprint
 from diffinv.reproduce.runner import find_notebooks, reproduce
@@ -25,6 +26,12 @@ LOOK_AROUND = """
 import os
 seen = ("DIFFINV_HEADLESS", "DIFFINV_CACHE", "DIFFINV_PROFILE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 text = "\\n".join([profile, str(flag), os.getcwd(), *(str(os.environ.get(name)) for name in seen)])
+"""
+
+
+SPEND = f"""
+from IPython.display import display
+display({{"{SPENT}": {{"unet_images": 12}}}}, raw=True)
 """
 
 
@@ -42,7 +49,7 @@ class Links(HTMLParser):
 def place(tmp_path_factory) -> Path:
     """A folder with three notebooks, the second of which fails, after a first run of them all."""
     place = tmp_path_factory.mktemp("place")
-    write_notebook(place / "notebooks", "00_look", LOOK_AROUND, "name = '00_first'", DRAW)
+    write_notebook(place / "notebooks", "00_look", LOOK_AROUND, "name = '00_first'", DRAW, SPEND)
     write_notebook(place / "notebooks", "01_fail", "name = text = 'lost'", DRAW, "1 / 0")
     write_notebook(place / "notebooks", "02_draw", "name, text = '02_old', 'old'", DRAW)
     write_notebook(place / "notebooks", "draft", "1 / 0")  # not numbered: no lesson
@@ -100,6 +107,7 @@ def test_the_manifest_says_how_each_figure_was_made(place, first):
     assert (figure["svg"], figure["csv"]) == ("00_first.svg", "00_first.csv")
     assert figure["parameters"] == {"profile": "smoke", "seed": 7, "flag": False, "rate": 0.5, "limit": None}
     assert figure["classifier_seeds"] and figure["device"] == "cpu" and figure["versions"]["torch"]
+    assert figure["unet_images"] == 12 and manifest["figures"]["02_old.png"]["unet_images"] is None
     assert figure["wall_seconds"] > 0 and figure["peak_memory_mib"] > 20
     assert {"commit", "data", "weights"} <= figure.keys()
     assert str(place) not in json.dumps(manifest)  # the same on every machine

@@ -143,7 +143,8 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     assert f"look: {place / 'figures' / 'quick.png'}\n" in caplog.text
     first = records(place)["01_wait"]
     assert first["unet_calls_per_second"] == 20.0
-    assert first["cold"] == {"wall_seconds": first["wall_seconds"], "unet_calls_per_second": 20.0}
+    measured = {name: first[name] for name in ("wall_seconds", "unet_images")}
+    assert first["cold"] == {**measured, "unet_calls_per_second": 20.0}
 
     (place / "cache").mkdir()
     (place / "cache" / "result").touch()
@@ -195,7 +196,7 @@ def test_a_log_has_whole_lines_and_ends_with_a_table(place):
     done = subprocess.run(command(place, "--jobs", "2"), capture_output=True, text=True, check=True)
     assert "\r" not in done.stderr and "\x1b" not in done.stderr
     *_, head, quick, wait = done.stderr.splitlines()
-    assert head.split() == ["notebook", "status", "seconds", "figures"]
+    assert head.split() == ["notebook", "status", "seconds", "unet_images", "figures"]
     assert quick.split()[:2] == ["00_quick", "done"] and wait.split()[:2] == ["01_wait", "done"]
     assert done.stdout == f"{place / 'figures' / 'index.html'} shows the figures.\n"
 

@@ -1,46 +1,121 @@
-"""Settings are chosen on the validation split, each method with as many candidates as the others."""
+"""Settings are chosen on the validation split, one after the other, each method with as many candidates."""
 
+import json
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
-from diffinv import Real, load_dataset, load_profile
-from diffinv.studies.search import choose, search
+from diffinv import load_dataset, load_profile
+from diffinv.lessons import methods
+from diffinv.studies.search import chosen_settings, count_candidates, search
 from diffinv.synthesizers.autoencode import Autoencode
 
 TRAINING = replace(load_profile("smoke").training, optimiser_steps=2)
+GRID = {"side": (32, 64, 96), "again": (1, 2)}
 
 
-def test_a_search_has_a_row_for_each_candidate_and_seed(tinysd, tmp_path):
+@pytest.fixture
+def scores(monkeypatch):
+    """Accuracies by (setting values, seed) in the place of trainings, and the tries that were made."""
+    tried = []
+
+    def run_study(conditions, *, seeds, **_):
+        import pandas as pd
+
+        side, again = conditions[0].synthesizer
+        tried.append((side, again, seeds[0]))
+        found = [SCORES[side][seeds[0]] + again / 100, SCORES[side][seeds[0]] + again / 100]
+        return pd.DataFrame({"condition": [c.name for c in conditions], "accuracy": found})
+
+    monkeypatch.setattr("diffinv.studies.search.run_study", run_study)
+    return tried
+
+
+SCORES = {32: {0: 0.2, 1: 0.9}, 64: {0: 0.5, 1: 0.3}, 96: {0: 0.4, 1: 0.6}}
+
+
+def test_values_are_halved_and_the_choice_holds_for_the_next_setting(scores):
+    images = load_dataset("icons10", split="train")
+    rows = search(
+        GRID,
+        lambda settings: (settings["side"], settings["again"]),
+        train=images,
+        validation=images,
+        training=TRAINING,
+        seeds=(0, 1),
+        images_per_real=1,
+    )
+    # Side 32 is best on average, but the worst with the first seed: it is not tried with the second.
+    assert scores == [
+        (32, 1, 0), (64, 1, 0), (96, 1, 0), (64, 1, 1), (96, 1, 1),
+        (96, 1, 0), (96, 2, 0), (96, 2, 1),
+    ]  # fmt: skip
+    assert chosen_settings(rows) == {"side": 96, "again": 2}
+    assert json.loads(rows["settings"].iloc[-1]) == {"side": 96, "again": 2}
+    assert rows["score"].iloc[0] == pytest.approx((rows["alone"].iloc[0] + rows["with real"].iloc[0]) / 2)
+
+
+def test_a_search_trains_on_samples_alone_and_with_real_images(tinysd, tmp_path):
     train = load_dataset("icons10", split="train").per_class(2, seed=0)
     validation = load_dataset("icons10", split="validation").per_class(2, seed=0)
-    methods = {"real": {"as it is": Real()}, "autoencoded": {"32 px": Autoencode(tinysd)}}
     rows = search(
-        methods, train=train, validation=validation, training=TRAINING, seeds=(0, 1), cache_dir=tmp_path
+        {"side": (32, 64)},
+        lambda settings: Autoencode(tinysd, settings["side"]),
+        train=train,
+        validation=validation,
+        training=TRAINING,
+        seeds=(0,),
+        images_per_real=1,
+        cache_dir=tmp_path,
     )
-    assert rows.groupby(["method", "candidate"]).size().to_dict() == {
-        ("real", "as it is"): 2,
-        ("autoencoded", "32 px"): 2,
-    }
-    assert choose(rows) == {"real": "as it is", "autoencoded": "32 px"}
+    assert rows[["setting", "value", "seed"]].values.tolist() == [["side", 32, 0], ["side", 64, 0]]
+    assert rows[["alone", "with real"]].stack().between(0, 1).all() and rows["chosen"].sum() == 1
 
 
-@pytest.mark.parametrize(
-    "methods", [{}, {"real": {}}, {"real": {"a": Real(), "b": Real()}, "DI": {"a": Real()}}]
-)
-def test_unequal_effort_is_refused(methods):
-    train = load_dataset("icons10", split="train").per_class(1, seed=0)
-    with pytest.raises(ValueError, match="at least one"):
-        search(methods, train=train, validation=train, training=TRAINING, seeds=(0,))
+def test_a_setting_without_a_value_is_refused():
+    images = load_dataset("icons10", split="train")
+    with pytest.raises(ValueError, match="no value of side"):
+        search(
+            {"side": ()},
+            lambda _: None,
+            train=images,
+            validation=images,
+            training=TRAINING,
+            seeds=(0,),
+            images_per_real=1,
+        )
 
 
-def test_the_best_mean_wins_and_the_first_of_equals():
-    rows = pd.DataFrame(
-        [
-            ("DI", "slow", 0.5), ("DI", "slow", 0.7), ("DI", "fast", 0.9), ("DI", "fast", 0.1),
-            ("GAN", "wide", 0.4), ("GAN", "narrow", 0.4),
-        ],
-        columns=["method", "candidate", "accuracy"],
-    )  # fmt: skip
-    assert choose(rows) == {"DI": "slow", "GAN": "wide"}
+def test_every_method_has_as_many_candidates():
+    assert count_candidates(GRID) == 4
+    counts = {method: count_candidates(grid) for method, grid in methods.SEARCHED.items()}
+    counts["GAN inversion"] += counts.pop("GAN") - 1  # whose own choice comes first
+    assert set(counts.values()) == {12}
+
+
+def test_what_is_searched_are_settings_of_a_profile():
+    tiny = load_profile("tiny")
+    for grid in methods.SEARCHED.values():
+        for setting, values in grid.items():
+            part, field = setting.split(".")
+            for value in values:
+                assert getattr(getattr(tiny.changed({setting: value}), part), field) == value
+
+
+def test_the_settings_of_tiny_are_those_that_the_search_chose():
+    import pandas as pd
+
+    rows = pd.read_csv(methods.ASSETS / "settings_search.csv")
+    tiny = load_profile("tiny")
+    for (dataset, _), own in rows.groupby(["dataset", "method"]):
+        profile = tiny.for_dataset(dataset)
+        for setting, value in chosen_settings(own).items():
+            part, field = setting.split(".")
+            assert getattr(getattr(profile, part), field) == value, (dataset, setting)
+
+
+def test_a_table_of_the_search_marks_one_choice_per_setting_and_dataset():
+    table = methods.searched("DI", ["icons10"])
+    stars = table["icons10"].str.endswith("*").groupby("setting").sum()
+    assert set(stars) == {1} and "inversion.steps_per_image" in stars
+    assert methods.searched("DI", ["stl10"]).empty

@@ -1,0 +1,46 @@
+"""Every lesson opens in one call, takes each dataset's own settings, and says what it spent."""
+
+from dataclasses import replace
+
+import torch
+
+from diffinv.lessons import SPENT, methods, profiles
+from diffinv.lessons.dataset_settings import DatasetSettings
+from diffinv.lessons.opening import opening
+
+
+def test_an_opening_has_the_profile_the_model_and_the_pools():
+    lesson = opening("smoke")
+    assert lesson.datasets == lesson.settings.datasets and lesson.diffusion.name == "tinysd"
+    counts = lesson.settings.classifier_lesson
+    assert set(lesson.own) == {*lesson.datasets, *counts.further_datasets}
+    pool = lesson.pool("icons10", seed=3)
+    assert set(pool.class_counts().values()) == {counts.pool_per_class}
+    assert opening("smoke", dataset="emoji6").datasets == ("emoji6",)
+
+
+def test_a_dataset_among_several_is_trained_as_it_would_be_alone(monkeypatch):
+    own = DatasetSettings("ours", {"training.optimiser_steps": 9, "sampling.guidance_scale": 2.5})
+    smoke = replace(profiles.PROFILES["smoke"], dataset_settings={"mnist5k": own})
+    monkeypatch.setattr(profiles, "PROFILES", {"smoke": smoke})
+    among, alone = opening("smoke"), opening("smoke", dataset="mnist5k")
+    for lesson in (among, alone):
+        profile = lesson.own["mnist5k"]
+        training = profile.training_for("mnist5k")
+        assert (training.optimiser_steps, training.augmentation) == (9, "crop")
+        assert methods.diffusion_inversion(profile, lesson.diffusion).sampling.guidance_scale == 2.5
+    assert among.own["icons10"].training.optimiser_steps == smoke.training.optimiser_steps
+
+
+def test_what_was_spent_counts_the_images_that_went_through_the_unet():
+    lesson = opening("smoke")
+    diffusion = lesson.diffusion
+    side = lesson.settings.sampling.resolution // diffusion.downsampling_factor
+    latents = torch.zeros(3, diffusion.latent_channels, side, side)
+    vectors = torch.zeros(3, 2, diffusion.embedding_width, requires_grad=True)
+    with torch.no_grad():
+        diffusion.predict(latents, torch.tensor(5), vectors)
+    diffusion.predict(latents, torch.tensor(5), vectors)
+    shown = lesson.spent._repr_mimebundle_()
+    assert shown[SPENT] == {"unet_images": 6}
+    assert "6 images went through the U-Net, 3 of them with a gradient" in shown["text/plain"]
