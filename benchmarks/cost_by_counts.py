@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--teraflops", type=float, default=None, help="sustained; default: 20 or, for colab, 5"
     )
     parser.add_argument("--memory", action="store_true", help="count that too: takes 4 GB of memory")
-    parser.add_argument("--markdown", action="store_true", help="lesson 03 as the README's table")
+    parser.add_argument("--markdown", action="store_true", help="lesson 03 as the table of docs/gpu.md")
     parser.add_argument("--output", type=Path, default=None, help="a CSV file")
     chosen = parser.parse_args(arguments)
     profile = load_profile(chosen.profile)

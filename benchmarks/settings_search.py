@@ -46,7 +46,8 @@ def main() -> None:
             rows = search_one(method, dataset, settings, diffusion, clip, options.images_per_real)
             rows.insert(0, "dataset", dataset)
             rows.insert(1, "method", method)
-            write_rows(options.output, rows)
+            words = [value if isinstance(value, str) else f"{value:g}" for value in rows["value"]]
+            write_rows(options.output, rows.assign(value=words))
             if method == "GAN":  # GAN inversion inverts the one that was chosen
                 settings = settings.changed(chosen_settings(rows))
             took = time.perf_counter() - started
@@ -73,6 +74,7 @@ def search_one(
         if method != "LECF":
             return {
                 "DI": lambda: methods.diffusion_inversion(own, diffusion),
+                "sampler": lambda: methods.diffusion_inversion(own, diffusion),
                 "GAN": lambda: methods.gan(own),
                 "GAN inversion": lambda: methods.gan_inversion(own),
                 "KNN": lambda: methods.knn(own, clip),

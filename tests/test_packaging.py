@@ -24,6 +24,7 @@ from diffinv.tinysd import pretrain
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
+DOCS = {path: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 MAKEFILE = (ROOT / "Makefile").read_text()
 EXTRAS = {
     name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()
@@ -48,7 +49,7 @@ def python_floor() -> str:
 
 
 def shell_lines() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", "\n".join(DOCS.values()), flags=re.DOTALL)
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -63,8 +64,12 @@ def test_the_conda_environment_installs_the_package_with_its_extras():
     assert conda == [f"python>={python_floor()}", "pip"]
     (install,) = pip["pip"]
     assert install == "-e .[notebooks,dev]"
-    assert f'"{install.removeprefix("-e ")}"' in README
+    assert f'"{install.removeprefix("-e ")}"' in DOCS[ROOT / "docs" / "dependencies.md"]
     assert {"notebooks", "dev"} <= EXTRAS.keys()
+
+
+def test_the_readme_can_be_read_in_one_go():
+    assert len(README.splitlines()) <= 130
 
 
 def test_the_readme_asks_for_the_same_python():
@@ -72,8 +77,8 @@ def test_the_readme_asks_for_the_same_python():
     assert f"Python {python_floor()} or newer" in MAKEFILE
 
 
-def test_the_readme_says_what_every_dependency_is_for():
-    table = README.split("What each dependency is for:")[1].split("\n## ")[0]
+def test_the_documentation_says_what_every_dependency_is_for():
+    table = DOCS[ROOT / "docs" / "dependencies.md"].split("What each dependency is for:")[1]
     named = {
         canonicalize_name(name)
         for row in re.findall(r"^\| ([^|]+) \|", table, re.M)
@@ -82,7 +87,7 @@ def test_the_readme_says_what_every_dependency_is_for():
     assert named - {"dependency", "---", "-"} == DECLARED
 
 
-def test_every_command_of_the_readme_exists():
+def test_every_command_of_the_documentation_exists():
     commands = shell_lines()
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     assert {"make reproduce", "make test"} <= set(commands)
@@ -103,9 +108,10 @@ def test_every_command_of_the_readme_exists():
                 build_parser().parse_args(arguments)  # exits where an option is unknown
 
 
-def test_every_file_that_the_readme_names_is_there():
-    for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
-        assert (ROOT / path).exists(), f"the README shows {path}"
+def test_every_file_that_the_documentation_names_is_there():
+    for page, text in DOCS.items():
+        for path in re.findall(r"(?:\]\(|src=\")((?!https?:)[^)#\"]+)[)\"]", text):
+            assert (page.parent / path).exists(), f"{page.name} shows {path}"
 
 
 def test_floors_are_no_newer_than_colab_and_nothing_has_a_ceiling():

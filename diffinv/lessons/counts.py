@@ -67,7 +67,7 @@ class ClassifierLesson:
 
     @property
     def classifiers_per_seed(self) -> int:
-        """Classifiers of both studies: on real images, on samples (of one size), on both; shared ones once."""
+        """Classifiers of both studies: on real images, on samples (of one size), on both; each once."""
         real = {self.number_real_per_class, *self.real_per_class_grid, *self.real_alone_grid}
         return len(real) + len(self.images_per_real_grid) + len(self._points)
 

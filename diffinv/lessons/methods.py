@@ -19,7 +19,7 @@ from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
 
 # What `python -m benchmarks.settings_search` tries of each method, setting after setting, and for each method
 # as many candidates, those of GAN inversion with those of the GAN that it inverts. First stands the cheapest
-# value, or else the usual one.
+# value, or else the usual one. "sampler" is what all that sample from the diffusion model share.
 SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "DI": {
         "inversion.steps_per_image": (25, 50, 100, 200, 400),
@@ -36,6 +36,10 @@ SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "generator_lesson.code_noise": (0.3, 0, 0.1, 0.2, 0.4, 0.6, 0.8),
         "generator_lesson.code_weight": (0.1, 0, 0.2, 0.3),
     },
+    "sampler": {
+        "sampling.scheduler": ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DDIMScheduler"),
+        "sampling.num_inference_steps": (5, 4, 10),
+    },
     "KNN": {"retrieval_lesson.k": (25, 16, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300)},
 }
 
@@ -45,7 +49,7 @@ def searched(method: str, datasets: Sequence[str]) -> pd.DataFrame:
 
     One row for each setting and value, one column for each of these datasets that was searched.
     """
-    rows = pd.read_csv(ASSETS / "settings_search.csv")
+    rows = pd.read_csv(ASSETS / "settings_search.csv", dtype={"value": str})
     rows = rows[(rows["method"] == method) & rows["dataset"].isin(datasets)]
     tried = rows.groupby(["setting", "value", "dataset"], sort=False).agg(
         score=("score", "mean"), chosen=("chosen", "any")

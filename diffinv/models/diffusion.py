@@ -89,10 +89,10 @@ class FrozenDiffusion:
             _ = self.fingerprint  # taken before rounding, so that it is the same in every dtype
         for network in (vae, unet, text_encoder):
             # The plain method: that of diffusers warns about layers to keep in float32 where there are none.
-            # In this format convolutions are a tenth faster on CPUs, and on GPUs in half precision.
-            where: Any = {"device": "cpu" if self.memory.cpu_offload else self.device, "dtype": dtype}
-            network.requires_grad_(False).eval()
-            nn.Module.to(network, **where, memory_format=torch.channels_last)
+            place = "cpu" if self.memory.cpu_offload else self.device
+            nn.Module.to(network.requires_grad_(False).eval(), device=place, dtype=dtype)
+            # A tenth faster on CPUs than the default.
+            nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
         apply_memory_settings((vae, unet, text_encoder), self.memory, self.device)
         # Adding noise is the same arithmetic for every discrete schedule; a sampler's class may lack it.
         self._noise_schedule: Any = DDPMScheduler.from_config(self.scheduler.config)

@@ -1,4 +1,4 @@
-"""What the README and the profiles say of a GPU's hours follows from the counts."""
+"""What the documentation and the profiles say of a GPU's hours follows from the counts."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from benchmarks.cost_by_counts import (
 )
 from diffinv.lessons.profiles import load_profile
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+GPU_PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
 COLAB_HOURS = 0.75
 
 
@@ -45,10 +45,10 @@ def test_an_update_is_two_predictions_and_grows_with_the_pixels():
     assert decoding_flops(256) == pytest.approx(4 * decoding_flops(128), rel=0.05)
 
 
-def test_the_readme_has_the_hours_of_every_dataset():
+def test_the_page_on_gpus_has_the_hours_of_every_dataset():
     paper = load_profile("paper")
     table = costs(paper, TERAFLOPS["paper"])
-    assert "\n".join(markdown(paper, table)) in README
+    assert "\n".join(markdown(paper, table)) in GPU_PAGE
     assert table["hours"].max() * 3600 < paper.time_limit_seconds
 
 

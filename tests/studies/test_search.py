@@ -89,6 +89,7 @@ def test_a_setting_without_a_value_is_refused():
 def test_every_method_has_as_many_candidates():
     assert count_candidates(GRID) == 4
     counts = {method: count_candidates(grid) for method, grid in methods.SEARCHED.items()}
+    del counts["sampler"]  # which the methods share
     counts["GAN inversion"] += counts.pop("GAN") - 1  # whose own choice comes first
     assert set(counts.values()) == {12}
 
@@ -105,13 +106,14 @@ def test_what_is_searched_are_settings_of_a_profile():
 def test_the_settings_of_tiny_are_those_that_the_search_chose():
     import pandas as pd
 
-    rows = pd.read_csv(methods.ASSETS / "settings_search.csv")
+    rows = pd.read_csv(methods.ASSETS / "settings_search.csv", dtype={"value": str})
     tiny = load_profile("tiny")
     for (dataset, _), own in rows.groupby(["dataset", "method"]):
         profile = tiny.for_dataset(dataset)
         for setting, value in chosen_settings(own).items():
             part, field = setting.split(".")
-            assert getattr(getattr(profile, part), field) == value, (dataset, setting)
+            found = getattr(getattr(profile, part), field)
+            assert (found if isinstance(found, str) else f"{found:g}") == value, (dataset, setting)
 
 
 def test_a_table_of_the_search_marks_one_choice_per_setting_and_dataset():

@@ -100,8 +100,8 @@ def test_a_difference_names_its_fields_and_flips_nothing_else():
     assert all(each.remark and not each.switch for each in unswitched)
 
 
-def test_the_readme_lists_every_difference_and_its_switch():
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+def test_the_documentation_lists_every_difference_and_its_switch():
+    lines = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text().splitlines()
     for difference in differences():
         (line,) = (
             line for line in lines if line.startswith(f"| {difference.topic}: {difference.upstream} |")
