@@ -41,12 +41,14 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
         {"inversion.steps_per_image": 50, "classifier_lesson.images_per_real_grid": (1, 4, 16, 64)},
     ),
     "novel10": DatasetSettings("searched", {"inversion.steps_per_image": 400}),
+    "mnist5k": DatasetSettings("searched", {"inversion.steps_per_image": 400}),
+    "emoji6": DatasetSettings("searched", {"inversion.steps_per_image": 50}),
 }
 
 # Only STL10 is documented, and its settings are the profile's own. The sides of the others are the paper's:
 # 128 px for images of 28 and 32, 256 px for those of 96 and above. For 32 px the scripts default to 200
 # sampling steps and no noise. All else is carried over from STL10. The sizes are ours for every dataset: at
-# most as many images as each class has, and so few that one A100 is done within two weeks. So is the length
+# most as many images as each class has, and so few that one A100 is done in about two weeks. So is the length
 # of the training on ImageNette, whose images take a classifier 64 times the work of one of 32 px.
 _OF_32_PX: Mapping[str, Any] = {"sampling.num_inference_steps": 200, "perturbation.noise_std": 0.0}
 PAPERS_DATASETS: Mapping[str, DatasetSettings] = {

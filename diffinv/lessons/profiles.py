@@ -269,7 +269,7 @@ PAPER = replace(
     ),
     lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5)),
     retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
-    time_limit_seconds=14 * 24 * 3600,
+    time_limit_seconds=21 * 24 * 3600,
 )
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}

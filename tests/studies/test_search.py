@@ -48,7 +48,7 @@ def test_values_are_halved_and_the_choice_holds_for_the_next_setting(scores):
     # Side 32 is best on average, but the worst with the first seed: it is not tried with the second.
     assert scores == [
         (32, 1, 0), (64, 1, 0), (96, 1, 0), (64, 1, 1), (96, 1, 1),
-        (96, 1, 0), (96, 2, 0), (96, 2, 1),
+        (96, 1, 0), (96, 2, 0), (96, 2, 1), (96, 1, 1),
     ]  # fmt: skip
     assert chosen_settings(rows) == {"side": 96, "again": 2}
     assert json.loads(rows["settings"].iloc[-1]) == {"side": 96, "again": 2}
