@@ -74,7 +74,7 @@ def _resnet10_narrow(num_classes: int) -> nn.Module:
 
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": _resnet18,  # 11M weights, section 4.1 of the paper
-    "resnet10_narrow": _resnet10_narrow,  # 180k weights, some 2M multiplications an image of 32 px
+    "resnet10_narrow": _resnet10_narrow,  # 180k weights, some 2M multiplications per image of 32 px
 }
 SMALLEST_RESOLUTION = 8  # below it the last stage has no place left
 

@@ -35,7 +35,7 @@ def add_to(verbs) -> None:
     add("--out", type=Path, metavar="JSON", help=out)
     add = verb.add_argument_group("with REAL alone").add_argument
     add("--images-per-real", type=int, metavar="N", help="default: 5")
-    add("--real-per-class", type=int, metavar="N", help="use only so many real images a class")
+    add("--real-per-class", type=int, metavar="N", help="use only so many real images per class")
     add = verb.add_argument_group("with SYNTHETIC").add_argument
     add("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
     add("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")

@@ -162,7 +162,7 @@ CATALOGUE: dict[str, DatasetCard] = {
             label_column="fine_label",
         ),
     ),
-    # The 500 and 800 labelled images a class; the 100,000 unlabelled ones are left out, as in the paper.
+    # The 500 and 800 labelled images per class; the 100,000 unlabelled ones are left out, as in the paper.
     "stl10": DatasetCard(
         class_names=_names("airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck"),
         resolution=96,

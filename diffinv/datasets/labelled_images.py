@@ -83,7 +83,7 @@ class LabelledImages:
     def per_class(self, n: int, *, seed: int) -> "LabelledImages":
         """A random subset with `n` images of every class, in the order of the whole.
 
-        Subsets of one seed are nested: that of 5 images a class lies within that of 10. DatasetError if `n`
+        Subsets of one seed are nested: that of 5 images per class lies within that of 10. DatasetError if `n`
         is below 1 or a class has fewer images.
         """
         return self.subset(choose_per_class(self.ids, self.labels, self.class_names, n, seed=seed))

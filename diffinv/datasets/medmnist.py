@@ -62,7 +62,7 @@ def _read(path: Path, split: str, card: DatasetCard, provenance: dict[str, str])
     if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or len(set(images.shape[1:3])) != 1:
         raise DatasetError(f"the images in {path} are not 8-bit squares, grey or RGB: get it again.")
     if labels.shape != (len(images), 1) or labels.dtype.kind not in "iu":
-        raise DatasetError(f"the labels in {path} are not one whole number an image: get it again.")
+        raise DatasetError(f"the labels in {path} are not one whole number per image: get it again.")
     return LabelledImages(
         images=images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3),
         labels=labels[:, 0].astype(np.int64),

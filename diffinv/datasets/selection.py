@@ -30,11 +30,11 @@ def choose_per_class(
 ) -> Int[np.ndarray, " chosen"]:
     """Indices, in ascending order, of `images_per_class` random images of every class.
 
-    Choices of one seed are nested: that of 5 images a class lies within that of 10. DatasetError if the
+    Choices of one seed are nested: that of 5 images per class lies within that of 10. DatasetError if the
     number is below 1 or a class has fewer images.
     """
     if images_per_class < 1:
-        raise DatasetError(f"a subset needs at least 1 image a class, not {images_per_class}.")
+        raise DatasetError(f"a subset needs at least 1 image per class, not {images_per_class}.")
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if count < images_per_class:
             short = f'class "{name}" has {count} images, not {images_per_class}'

@@ -25,7 +25,7 @@ class EvaluationCard(Evidence):
     """What was measured of a synthetic set, in all and by class; what could not be is NaN and has a note."""
 
     metrics: pd.DataFrame  # metric, synthetic, real (what real images score), better, meaning
-    by_class: pd.DataFrame  # a row a class: numbers of images, and the metrics of the class's own
+    by_class: pd.DataFrame  # one row per class: numbers of images, and the metrics of the class's own
     accuracies: pd.DataFrame | None  # a row a training set: mean, std, n, and the 95 % interval low, high
     gain: pd.DataFrame | None  # accuracy by synthetic images - by real ones, paired by seed, if asked for
     notes: tuple[str, ...]

@@ -66,7 +66,7 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
-    """One row a class: numbers of images, and the metrics of the class's own among all images."""
+    """One row per class: numbers of images, and the metrics of the class's own among all images."""
     features, names = found.features[SYNTHETIC], found.real.class_names
     accuracies = pd.DataFrame(_scores(scores, SYNTHETIC, "by_class"), columns=names, dtype=float).mean()
     between = _between(found.synthetic, features)

@@ -20,7 +20,8 @@ def image_grid(
 ) -> Axes:
     """Images as one mosaic with names at its left and top; `None` leaves a cell blank.
 
-    `split_after=1` opens a wider gap behind the first column, which sets originals apart from samples.
+    `split_after=1` opens a wider gap behind the first column, which sets originals apart from samples. A
+    column label stands over the columns after it, too, as long as these have images and no label.
     ValueError when rows differ in length, images in size, or labels in number.
     """
     rows = [list(row) for row in images]
@@ -45,16 +46,30 @@ def image_grid(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
-    ax.set_xticks([left + (width - 1) / 2 for left in lefts] if column_labels else [], list(column_labels))
+    filled = [any(row[column] is not None for row in rows) for column in range(columns)]
+    spans = _spans(column_labels, filled)
+    centres = [(lefts[first] + lefts[last] + width - 1) / 2 for first, last in spans]
+    ax.set_xticks(centres, [column_labels[first] for first, _ in spans])
     ax.set_yticks([top + (height - 1) / 2 for top in tops] if row_labels else [], list(row_labels))
     ax.tick_params(length=0, labelsize=label_size, pad=3)
     return ax
 
 
+def _spans(labels: Sequence[str], filled: Sequence[bool]) -> list[tuple[int, int]]:
+    """The first and the last column of each label that is not empty."""
+    spans: list[tuple[int, int]] = []
+    for column, label in enumerate(labels):
+        if label:
+            spans.append((column, column))
+        elif spans and spans[-1][1] == column - 1 and filled[column]:
+            spans[-1] = (spans[-1][0], column)
+    return spans
+
+
 def gallery(
     panels: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Mapping[str, Sequence[str]]
 ) -> Figure:
-    """Originals at the left of a gap, their samples at its right, one panel a dataset (the paper's Fig. 3).
+    """Originals at the left of a gap, their samples at its right, one panel per dataset (the paper's Fig. 3).
 
     `panels[dataset] = (real [row height width 3], samples [row column height width 3])`.
     """
@@ -68,7 +83,7 @@ def gallery(
         ax.set_axis_off()
     for ax, (dataset, (real, samples)) in zip(axes.flat, panels.items(), strict=False):
         mosaic = [[original, *row] for original, row in zip(real, samples, strict=True)]
-        labels = ["real"] + ["samples" if column == (copies - 1) // 2 else "" for column in range(copies)]
+        labels = ["real", "samples", *[""] * (copies - 1)]
         image_grid(ax, mosaic, class_names[dataset], labels, split_after=1, label_size=7.5)
         ax.set_title(dataset, fontweight="bold", pad=6)
     return fig

@@ -17,21 +17,30 @@ from diffinv.figures.style import COLOURS, CYCLE, GREY, MARKERS
 def loss_curves(
     ax: Axes,
     losses: Float[np.ndarray, "update image"],
-    names: Sequence[str] = (),
     levels: Mapping[str, float] | None = None,
     *,
     updates: Sequence[int] | None = None,
 ) -> Axes:
-    """Denoising loss against updates: a line an image, their mean in bold, levels to compare with."""
+    """Denoising loss against updates: a grey line per image, their mean in bold, levels to compare with.
+
+    The mean and the levels are named at the right, outside the axes.
+    """
     losses = np.asarray(losses)
     x = np.arange(1, len(losses) + 1) if updates is None else np.asarray(updates)
-    for image in range(losses.shape[1]):
-        label = names[image] if names else None
-        ax.plot(x, losses[:, image], color=CYCLE[image % len(CYCLE)], linewidth=0.9, alpha=0.75, label=label)
-    ax.plot(x, losses.mean(axis=1), color="black", linewidth=2.2, label="mean of the images")
-    patterns = ((5, 2), (1.5, 1.5), (6, 2, 1, 2))
-    for (name, level), dashes in zip((levels or {}).items(), patterns, strict=False):
-        ax.axhline(level, color=GREY, linewidth=1.3, dashes=dashes, label=name)
+    ax.plot(x, losses, color="0.75", linewidth=0.9)
+    mean = losses.mean(axis=1)
+    ax.plot(x, mean, color="black", linewidth=2.2)
+    ends = {"mean of the images": (mean[-1], "black")}
+    for (name, level), colour in zip((levels or {}).items(), CYCLE, strict=False):
+        ax.axhline(level, color=colour, linewidth=1.3, dashes=(5, 2))
+        ends[name] = level, colour
+    low, high = ax.get_ylim()
+    place = -np.inf
+    for name, (level, colour) in sorted(ends.items(), key=lambda end: end[1][0]):
+        place = max(level, place + 0.065 * (high - low))  # no name over another
+        ax.annotate(
+            name, (1.01, place), xycoords=("axes fraction", "data"), color=colour, va="center", fontsize=8.5
+        )
     ax.set(xlabel="updates of the vectors", ylabel="denoising loss", xlim=(0, x[-1]))
     return ax
 
@@ -52,7 +61,7 @@ def accuracy_curve(
     rows: pd.DataFrame | None = None,
     value: str = "accuracy",
 ) -> Axes:
-    """Means with their intervals against `x`, one line a series, beside each other where they would overlap.
+    """Means with their intervals against `x`, one line per series, side by side where they would overlap.
 
     `summary` has the columns `x`, `series`, mean, low, high; `reference[name] = (mean, low, high)` is drawn
     as a horizontal line with its interval; `rows`, of which it is the summary, as a pale dot for each seed.
@@ -99,7 +108,7 @@ def _beside(places: pd.Series, shift: float, values: Sequence[float], log: bool)
 
 
 def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") -> Axes:
-    """Horizontal points with intervals in per cent, one row a condition, the value written beside it."""
+    """Horizontal points with intervals in per cent, one row per condition, the value written beside it."""
     for position, row in enumerate(summary.itertuples(index=False)):
         name, mean = str(row.condition), 100 * row.mean
         colour = COLOURS.get(name, CYCLE[position % len(CYCLE)])
@@ -113,7 +122,7 @@ def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") 
 
 
 def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str) -> Axes:
-    """One row an effect in points with its interval and a line at zero; grey where it holds zero."""
+    """One row per effect in points with its interval and a line at zero; grey where it holds zero."""
     for position, row in enumerate(effects.itertuples(index=False)):
         colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
         ax.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=1.8)

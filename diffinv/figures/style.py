@@ -25,7 +25,7 @@ OKABE_ITO = {
     "purple": "#CC79A7",
 }
 GREY = "#595959"
-#: One colour a concept, the same in every lesson.
+#: One colour per concept, the same in every lesson.
 COLOURS = {
     "real": OKABE_ITO["black"],
     "DI": OKABE_ITO["vermillion"],

@@ -51,17 +51,17 @@ class SamplingLesson:
 class ClassifierLesson:
     """Counts of 03_classifier_training."""
 
-    pool_per_class: int = 24  # real images a class that are inverted; each seed takes its own among them
+    pool_per_class: int = 24  # real images per class that are inverted; each seed takes its own among them
     number_real_per_class: int = 8  # of them, while the number of samples grows
     images_per_real_grid: tuple[int, ...] = (1, 4, 16)
     real_per_class_grid: tuple[int, ...] = (2, 4, 8, 16)
     images_per_real: int = 16  # samples per real image, while the number of real images grows
-    real_alone_grid: tuple[int, ...] = (32, 60)  # more real images a class, beyond the pool, without samples
+    real_alone_grid: tuple[int, ...] = (32, 60)  # more real images per class, without samples
     further_datasets: tuple[str, ...] = ("emoji6",)  # in the figure that asks when samples pay
 
     @property
     def samples_per_class(self) -> int:
-        """Samples a class that both studies draw for each seed; fewer a real image are among more."""
+        """Samples per class that both studies draw for each seed; fewer per real image are among more."""
         most = dict(sorted(self._points))  # the last, and so the largest, of each number of real images
         return sum(real * images_per_real for real, images_per_real in most.items())
 

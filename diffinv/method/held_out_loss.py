@@ -24,11 +24,11 @@ def held_out_loss(
 
     Every image meets the same `draws` noises at the same evenly spaced timesteps, so that two sets of
     vectors, or two stages of learning, differ by the vectors alone. ValueError unless there is one row of
-    vectors, or one an image.
+    vectors, or one per image.
     """
     if len(vectors) not in (1, len(real)):
         raise ValueError(
-            f"{len(vectors)} rows of vectors came with {len(real)} images: give one, or one an image."
+            f"{len(vectors)} rows of vectors came with {len(real)} images: give one, or one per image."
         )
     diffusion.check_resolution(real.resolution)
     latents = diffusion.latent_moments(real.images)[0]

@@ -88,7 +88,7 @@ class FrozenClip:
         """Probability of each class for each image, given one sentence a class."""
         if len(class_prompts) < 2:
             raise ValueError(
-                f"a choice takes at least 2 prompts, not {len(class_prompts)}: give one a class."
+                f"a choice takes at least 2 prompts, not {len(class_prompts)}: give one per class."
             )
         scale = self.model.logit_scale.exp().cpu()
         similarity = self.image_features(images) @ self.text_features(class_prompts).T

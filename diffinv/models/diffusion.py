@@ -201,7 +201,7 @@ class FrozenDiffusion:
     def predict(
         self,
         noisy: Latents,
-        timesteps: Shaped[Tensor, "..."],  # one an image or one for all; some schedulers have fractions
+        timesteps: Shaped[Tensor, "..."],  # one per image or one for all; some schedulers have fractions
         encoder_hidden_states: Float[Tensor, "image token channel"],
     ) -> Latents:
         """The raw U-Net call, in the network's dtype; differentiable with respect to the vectors."""

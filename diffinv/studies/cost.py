@@ -9,13 +9,13 @@ from diffinv.datasets import LabelledImages
 from diffinv.synthesizers.base import Stage
 
 COLUMNS = (
-    "method", "spent once on", "seconds once", "image updates", "samples", "seconds a sample",
+    "method", "spent once on", "seconds once", "image updates", "samples", "seconds per sample",
     "seconds in all",
 )  # fmt: skip
 
 
 def compute_table(made: Mapping[str, LabelledImages | Sequence[LabelledImages]]) -> pd.DataFrame:
-    """One row a method: what was spent once, the time of a sample, and both together.
+    """One row per method: what was spent once, the time of a sample, and both together.
 
     Each value is the images of a method, or those of several seeds, whose costs are averaged. Real images
     cost nothing. Times are those of the runs that did the work, not of this one, which may have found all of

@@ -71,7 +71,7 @@ class Estimate:
         return sum(stage.disk_bytes for stage in self.stages)
 
     def table(self) -> pd.DataFrame:
-        """One row a stage and one for all of them, in seconds, GiB of memory and MiB of disk."""
+        """One row per stage and one for all of them, in seconds, GiB of memory and MiB of disk."""
         total = StageEstimate("all", "", self.seconds, self.peak_bytes, self.disk_bytes)
         rows = pd.DataFrame([*self.stages, total])
         rows["peak_gib"] = rows.pop("peak_bytes").astype(float) / 2**30

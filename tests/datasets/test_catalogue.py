@@ -427,8 +427,8 @@ def test_an_npz_file_by_path_may_be_grey_and_of_any_size(tmp_path):
     ("change", "words"),
     [
         ({"train_labels": np.array([{"a": 1}], dtype=object)}, "damaged or not in MedMNIST's format"),
-        ({"train_labels": np.zeros(32, np.uint8)}, "one whole number an image"),
-        ({"train_labels": np.zeros((32, 2), np.uint8)}, "one whole number an image"),
+        ({"train_labels": np.zeros(32, np.uint8)}, "one whole number per image"),
+        ({"train_labels": np.zeros((32, 2), np.uint8)}, "one whole number per image"),
         ({"train_labels": np.full((32, 1), 8, np.uint8)}, "outside 0 to 7"),
         ({"train_images": np.zeros((32, 28, 20, 3), np.uint8)}, "not 8-bit squares"),
         ({"train_images": np.zeros((32, 28, 28, 3))}, "not 8-bit squares"),

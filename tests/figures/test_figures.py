@@ -45,7 +45,7 @@ def icons(*shape: int) -> np.ndarray:
 def draw_curve(summary: pd.DataFrame):
     fig, ax = plt.subplots()
     accuracy_curve(
-        ax, summary, "images_per_real", xlabel="samples a real image", reference={"real": (0.6, 0.5, 0.7)}
+        ax, summary, "images_per_real", xlabel="samples per real image", reference={"real": (0.6, 0.5, 0.7)}
     )
     shared_legend(fig, [ax])
     return fig
@@ -193,9 +193,20 @@ def test_rows_are_named_and_read_from_the_top(summary, draw):
 def test_loss_curves_draw_each_image_their_mean_and_the_levels():
     losses = np.array([[3.0, 1.0], [2.0, 0.0]])
     _, ax = plt.subplots()
-    loss_curves(ax, losses, ["a", "b"], {"empty prompt": 2.5}, updates=[10, 20])
-    lines = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-    assert lines == {"a": [3, 2], "b": [1, 0], "mean of the images": [2, 1], "empty prompt": [2.5, 2.5]}
+    loss_curves(ax, losses, {"empty prompt": 2.5, "class prompt": 2.49}, updates=[10, 20])
+    assert [list(line.get_ydata()) for line in ax.lines] == [[3, 2], [1, 0], [2, 1], [2.5] * 2, [2.49] * 2]
+    names = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert set(names) == {"mean of the images", "empty prompt", "class prompt"}
+    assert names["empty prompt"] > names["class prompt"] + 0.1, "names do not lie on each other"
+
+
+def test_a_heading_stands_over_its_columns():
+    cell = np.zeros((8, 8, 3), np.uint8)
+    _, ax = plt.subplots()
+    image_grid(ax, [[cell, cell, cell, None, cell, cell]], column_labels=["real", "a", "", "", "b", ""])
+    first, second, third = ax.get_xticks()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["real", "a", "b"]
+    assert (first, second, third) == (3.5, (9 + 18 + 7) / 2, (36 + 45 + 7) / 2)
 
 
 def drawings() -> dict:

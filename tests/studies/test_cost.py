@@ -63,9 +63,9 @@ def test_every_synthesizer_says_what_it_cost(methods, toy_images):
     updates = {"DI": 4 * 18, "GAN": 3 * 2 * 8, "GAN inversion": 3 * 2 * 8 + 5 * 18}
     assert costs["image updates"].to_dict() == {**dict.fromkeys(methods, 0), **updates}
     made = costs.drop("real")
-    assert (made["samples"] == 36).all() and (made["seconds a sample"] > 0).all()
+    assert (made["samples"] == 36).all() and (made["seconds per sample"] > 0).all()
     assert (made.loc[["DI", "GAN", "GAN inversion", "KNN"], "seconds once"] > 0).all()
-    expected = made["seconds once"] + made["samples"] * made["seconds a sample"]
+    expected = made["seconds once"] + made["samples"] * made["seconds per sample"]
     assert made["seconds in all"].to_list() == pytest.approx(expected.to_list())
     assert costs.loc["real", "seconds in all"] == 0
 
@@ -79,10 +79,10 @@ def test_what_is_found_in_the_cache_keeps_the_time_of_the_run_that_made_it(metho
     smaller = table(methods, toy_images, images_per_real=1)
     assert smaller["seconds once"].to_list() == pytest.approx(first["seconds once"].to_list())
     cached = ["DI", "GAN", "GAN inversion", "autoencoding"]
-    assert (smaller.loc[cached, "seconds a sample"] == first.loc[cached, "seconds a sample"]).all()
+    assert (smaller.loc[cached, "seconds per sample"] == first.loc[cached, "seconds per sample"]).all()
     larger = table(methods, toy_images, images_per_real=3)
     assert (larger["samples"].drop("real") == 54).all()
-    assert (larger.loc[cached, "seconds a sample"] > first.loc[cached, "seconds a sample"] / 2).all()
+    assert (larger.loc[cached, "seconds per sample"] > first.loc[cached, "seconds per sample"] / 2).all()
 
 
 def test_a_part_of_the_inverted_images_costs_its_share(methods, toy_images):
@@ -117,7 +117,7 @@ def test_several_seeds_are_averaged(toy_images):
         return replace(toy_images, provenance=record)
 
     row = compute_table({"a": [cost(1.0, 0.1), cost(3.0, 0.3)]}).iloc[0]
-    assert row["seconds once"] == 2 and row["seconds a sample"] == pytest.approx(0.2)
+    assert row["seconds once"] == 2 and row["seconds per sample"] == pytest.approx(0.2)
     assert row["seconds in all"] == pytest.approx(2 + 18 * 0.2) and row["image updates"] == 10
 
 

@@ -50,7 +50,7 @@ class GANTraining:
     ema_decay: float = 0.998  # a step, of the averaged generator that is kept
     augment: bool = True  # differentiably, so that few images suffice
     # Of a penalty on images of a class that differ less than the real ones do (Yang et al. 2019, bounded by
-    # the real images); without it a small set ends in one image a class.
+    # the real images); without it a small set ends in one image per class.
     diversity_weight: float = 2.0
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ _SOURCES = (OKABE_ITO["blue"], OKABE_ITO["vermillion"])
 
 
 def training_curves(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss against samples seen, both on a log axis: a panel a stage, a line a training.
+    """Loss against samples seen, both on a log axis: a panel per stage, a line per training.
 
     `logs[name]` has the columns stage, samples, loss. Losses of different stages are different things.
     """

@@ -90,7 +90,7 @@ class Unseen:
 
 @dataclass(frozen=True, eq=False)
 class InversionEvidence:
-    """What was measured: tidy rows, one an image and condition, and the pictures of one number of vectors."""
+    """What was measured: rows, one per image and condition, and the pictures of one number of vectors."""
 
     rows: pd.DataFrame
     unseen: Unseen
@@ -189,7 +189,7 @@ def _loss(
 
 
 def _draw(diffusion: FrozenDiffusion, unseen: Unseen, vectors: Tensor, settings: InversionTest) -> Images:
-    """One sample an image, unperturbed, guided away from its dataset's mean vector, from noise of its own."""
+    """One sample per image, unperturbed, guided away from its dataset's mean vector, from its own noise."""
     means = torch.empty_like(vectors)
     for dataset in settings.datasets:
         rows = unseen.rows_of(dataset)

@@ -70,7 +70,7 @@ def draw_samples(
     datasets: Sequence[str],
     names: Sequence[str],
 ) -> Figure:
-    """Originals, reconstructions, samples after so many updates; a panel a dataset, a row an image."""
+    """Originals, reconstructions, samples after so many updates; a panel per dataset, a row per image."""
     pictures = np.stack(list(columns.values()), axis=1)
     panels = list(dict.fromkeys(datasets))
     rows = max(datasets.count(dataset) for dataset in panels)
@@ -86,7 +86,7 @@ def draw_samples(
 
 
 def summary(rows: pd.DataFrame, num_tokens: int) -> pd.DataFrame:
-    """One row a dataset for one number of vectors: losses, resemblance with its interval, and a verdict.
+    """One row per dataset for one number of vectors: losses, resemblance with its interval, and a verdict.
 
     The verdict is that of the claim that samples after the last update are more like their own originals
     than like other originals of the dataset.
