@@ -7,6 +7,7 @@ Every try is cached, so that a search goes on where it was stopped. The rows go 
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ SEEDS = (0, 1)  # each with real images of its own
 IMAGES_PER_REAL = 16
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Search for the datasets and methods that are asked for, and write what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, default="tiny")
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=methods.SEARCHED, default=list(methods.SEARCHED))
     parser.add_argument("--images-per-real", type=int, default=IMAGES_PER_REAL)
     parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
     diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
     clip = load_clip(profile.clip, device=profile.device)

@@ -177,6 +177,7 @@ def test_the_paper_profile_has_the_papers_settings():
     assert (paper.sampling.guidance_scale, paper.sampling.num_inference_steps) == (2.0, 100)
     assert (paper.perturbation.noise_std, paper.perturbation.interpolation_weight) == (0.1, 0.1)
     assert paper.perturbation.unconditional == "mean"
+    assert paper.training.synthetic_share is None, "concatenated, as upstream"
     assert (paper.training.optimiser_steps, paper.training.warmup_steps) == (50_000, 1000)
     assert (paper.training.architecture, paper.training.augmentation) == ("resnet18", "crop_flip")
 

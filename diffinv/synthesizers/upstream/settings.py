@@ -208,6 +208,7 @@ UPSTREAM = reduce(
             weight_decay=5e-4,
             warmup_steps=1000,
             augmentation="crop_flip",
+            synthetic_share=None,
         ),
     ),
 )
