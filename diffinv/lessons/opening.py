@@ -10,6 +10,8 @@ from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.figures.style import use_style
 from diffinv.lessons import SPENT
 from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.method.cached import invert
+from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion, NetworkCalls, load_diffusion
 
 
@@ -35,6 +37,12 @@ class Lesson:
         """The real images that are inverted; every seed of a study takes its own among them."""
         images = load_dataset(dataset, split="train")
         return images.per_class(self.own[dataset].classifier_lesson.pool_per_class, seed=seed)
+
+    def inverted(self, dataset: str, pool: LabelledImages) -> tuple[LabelledImages, EmbeddingStore]:
+        """A pool at the side that the model works at, and its vectors."""
+        profile = self.own[dataset]
+        resized = pool.resize(profile.sampling.resolution or pool.resolution)
+        return resized, invert(self.diffusion, resized, profile.inversion)
 
     @property
     def spent(self) -> "Spent":
