@@ -38,10 +38,34 @@ def _ours(resolution: int, *changes: Mapping[str, Any]) -> DatasetSettings:
 EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
     "icons10": DatasetSettings(
         "searched",
-        {"inversion.steps_per_image": 50, "classifier_lesson.images_per_real_grid": (1, 4, 16, 64)},
+        {
+            "inversion.steps_per_image": 50,
+            "lecf_lesson.guidance_scale": 1,
+            "lecf_lesson.threshold": 0.1,
+            "generator_lesson.gan_rate": 1e-3,
+            "retrieval_lesson.k": 16,
+            "classifier_lesson.images_per_real_grid": (1, 4, 16, 64),
+        },
     ),
-    "novel10": DatasetSettings("searched", {"inversion.steps_per_image": 400}),
-    "mnist5k": DatasetSettings("searched", {"inversion.steps_per_image": 400}),
+    "novel10": DatasetSettings(
+        "searched",
+        {
+            "inversion.steps_per_image": 400,
+            "lecf_lesson.guidance_scale": 1,
+            "lecf_lesson.threshold": 0,
+            "generator_lesson.gan_rate": 1e-3,
+            "generator_lesson.code_noise": 0.2,
+        },
+    ),
+    "mnist5k": DatasetSettings(
+        "searched",
+        {
+            "inversion.steps_per_image": 400,
+            "lecf_lesson.threshold": 0,
+            "generator_lesson.gan_rate": 1e-3,
+            "retrieval_lesson.k": 16,
+        },
+    ),
     "emoji6": DatasetSettings("searched", {"inversion.steps_per_image": 50}),
 }
 

@@ -84,7 +84,10 @@ def test_another_checkpoint_changes_the_name_and_the_side_alone():
     assert tiny.using("", 0) == tiny
     other = tiny.using("models/sd", 64)
     assert (other.model, other.sampling.resolution) == ("models/sd", 64)
-    assert replace(other, model=tiny.model, sampling=tiny.sampling) == tiny
+    sides = {settings.changes["sampling.resolution"] for settings in other.dataset_settings.values()}
+    assert sides == {64}
+    back = {"sampling": tiny.sampling, "dataset_settings": tiny.dataset_settings}
+    assert replace(other, model=tiny.model, **back) == tiny
     assert tiny.using("models/sd", 0).sampling == tiny.sampling
 
 
