@@ -43,6 +43,7 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
             "lecf_lesson.guidance_scale": 1,
             "lecf_lesson.threshold": 0.1,
             "generator_lesson.gan_rate": 1e-3,
+            "generator_lesson.code_noise": 0.6,
             "retrieval_lesson.k": 16,
             "classifier_lesson.images_per_real_grid": (1, 4, 16, 64),
         },

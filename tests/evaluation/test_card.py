@@ -182,7 +182,7 @@ def test_a_training_is_done_once_and_again_if_its_record_is_damaged(
     monkeypatch.setattr("diffinv.studies.grid.train_classifier", counted)
     pd.testing.assert_frame_equal(accuracy_scores({"a": synthetic}, **options), first)
     assert trained == []
-    next((tmp_path / "accuracy_scores").iterdir()).write_text("{")
+    next((tmp_path / "accuracy_scores").glob("*.json")).write_text("{")
     pd.testing.assert_frame_equal(accuracy_scores({"a": synthetic}, **options), first)
     assert len(trained) == 1
 
