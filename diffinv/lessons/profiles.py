@@ -55,7 +55,7 @@ class Profile:
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
-    time_limit_seconds: int = 1200  # of one cell; one that runs longer is stopped
+    time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
     clip: str = "tinysd"  # whose features measure fidelity and diversity
 
