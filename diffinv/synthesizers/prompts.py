@@ -34,6 +34,7 @@ class Prompts:
         check_request(real, images_per_real)
         prepare_scheduler(self.diffusion, self.sampling)
         sampling = replace(self.sampling, resolution=self.sampling.resolution or real.resolution)
+        self.diffusion.check_resolution(sampling.resolution or 0)
         by_class = self.diffusion.encode_prompt([self.prompt(name) for name in real.class_names])
         empty = self.diffusion.encode_prompt([""])
 
