@@ -60,10 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("an interval needs at least 2 seeds")  # now, not after the first one's hour
     rows = measure(options).assign(split=options.split)
     with write_atomically(options.output, "w") as file:
-        rows.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+        rows.to_csv(file, index=False, lineterminator="\n")
     means = summarise(rows, by=["condition", *AXES])
     means[["mean", "std", "low", "high"]] *= 100
-    print(means.to_string(index=False, float_format="%.1f"))
+    print(means.to_string(index=False))
     for answer in answers(rows).itertuples():
         print(in_words(answer))
     return 0

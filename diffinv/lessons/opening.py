@@ -34,9 +34,13 @@ class Lesson:
         return {name: self.settings.for_dataset(name) for name in names}
 
     def pool(self, dataset: str, *, seed: int) -> LabelledImages:
-        """The real images that are inverted; every seed of a study takes its own among them."""
+        """The real images that are inverted, as many per class as the smallest class has at most.
+
+        Every seed of a study takes its own among them.
+        """
         images = load_dataset(dataset, split="train")
-        return images.per_class(self.own[dataset].classifier_lesson.pool_per_class, seed=seed)
+        most = self.own[dataset].classifier_lesson.pool_per_class
+        return images.per_class(min(most, *images.class_counts().values()), seed=seed)
 
     def inverted(self, dataset: str, pool: LabelledImages) -> tuple[LabelledImages, EmbeddingStore]:
         """A pool at the side that the model works at, and its vectors."""

@@ -160,7 +160,7 @@ SMOKE = replace(
         images_per_real_grid=(1, 2),
         real_per_class_grid=(2, 3),
         images_per_real=2,
-        real_alone_grid=(5,),
+        real_alone_grid=(4,),
     ),
     generator_lesson=GeneratorLesson(
         real_per_class=2,
