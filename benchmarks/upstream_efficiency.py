@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows.to_csv(file, index=False, lineterminator="\n")
     means = summarise(rows, by=["condition", *AXES])
     means[["mean", "std", "low", "high"]] *= 100
-    print(means.to_string(index=False))
+    print(means.to_string(index=False, float_format="%.1f"))
     for answer in answers(rows).itertuples():
         print(in_words(answer))
     return 0
