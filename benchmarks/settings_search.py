@@ -2,7 +2,7 @@
 
 Every try is cached, so that a search goes on where it was stopped. The rows go into
 `diffinv/assets/settings_search.csv`, which the lessons show; what they chose is written by hand into
-`diffinv/lessons/profiles.py`.
+`diffinv/lessons/dataset_settings.py`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from diffinv.lessons import methods
 from diffinv.lessons.profiles import PROFILES, Profile, load_profile
 from diffinv.method.cached import inversion_path
 from diffinv.models.clip import load_clip
-from diffinv.models.diffusion import load_diffusion
+from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.studies.search import chosen_settings, search
 from diffinv.synthesizers.base import Synthesizer
 from diffinv.synthesizers.lecf.lecf import lowered
@@ -63,12 +63,9 @@ def search_one(
     pool = load_dataset(dataset, split="train").per_class(counts.pool_per_class, seed=0)
     real_per_class = counts.number_real_per_class
     if method == "DI":  # one path of updates gives all numbers of them
+        stops = methods.SEARCHED["DI"]["inversion.steps_per_image"]
         for seed in SEEDS:
-            real = pool.per_class(real_per_class, seed=seed).resize(
-                settings.sampling.resolution or pool.resolution
-            )
-            stops = methods.SEARCHED["DI"]["inversion.steps_per_image"]
-            inversion_path(diffusion, real, settings.inversion, stops)
+            learn_path(diffusion, pool.per_class(real_per_class, seed=seed), settings, stops)
 
     def build(chosen) -> Synthesizer:
         own = settings.changed(chosen)
@@ -81,7 +78,9 @@ def search_one(
                 "KNN": lambda: methods.knn(own, clip),
             }[method]()
         recipe = methods.lecf(own, dataset, diffusion, clip)
-        return _with_samples(recipe, pool.per_class(real_per_class, seed=0), images_per_real)
+        # Its filter is as strict as leaves a sample of each class.
+        real = pool.per_class(real_per_class, seed=0)
+        return lowered(recipe, real, images_per_real=images_per_real, seeds=SEEDS)[0]
 
     return search(
         methods.SEARCHED[method],
@@ -96,9 +95,12 @@ def search_one(
     )
 
 
-def _with_samples(recipe, real: LabelledImages, images_per_real: int) -> Synthesizer:
-    """The recipe, its filter as strict as leaves a sample of each class."""
-    return lowered(recipe, real, images_per_real=images_per_real, seeds=SEEDS)[0]
+def learn_path(
+    diffusion: FrozenDiffusion, real: LabelledImages, settings: Profile, stops: Sequence[int]
+) -> None:
+    """Put the vectors after each of these numbers of updates into the cache, learned in one go."""
+    resized = real.resize(settings.sampling.resolution or real.resolution)
+    inversion_path(diffusion, resized, settings.inversion, stops)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.settings_search import learn_path
 from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets import load_dataset
 from diffinv.lessons.methods import diffusion_inversion
 from diffinv.lessons.profiles import PROFILES, Profile, load_profile
-from diffinv.method.cached import inversion_path
 from diffinv.method.sampling import Sampling, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.studies.grid import Condition, run_study
@@ -76,10 +76,8 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
     train = load_dataset(options.dataset, split="train")
     pool = train.per_class(profile.classifier_lesson.pool_per_class, seed=0)
     for seed in range(options.seeds):  # one path of updates gives all our numbers of them
-        real = pool.per_class(options.real_per_class, seed=seed)
-        real = real.resize(profile.sampling.resolution or pool.resolution)
         stops = [*options.our_updates, profile.inversion.steps_per_image]
-        inversion_path(diffusion, real, profile.inversion, stops)
+        learn_path(diffusion, pool.per_class(options.real_per_class, seed=seed), profile, stops)
     return run_study(
         conditions(options, profile, diffusion),
         train=pool,
