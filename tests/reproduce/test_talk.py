@@ -161,7 +161,7 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     caplog.clear()
     assert [outcome.status for outcome in run(place)] == ["up to date", "up to date"]
     assert "up to date: 00_quick, 01_wait" in caplog.messages
-    assert re.search(r"00_quick +up to date +- +1\n01_wait ", caplog.text)
+    assert re.search(r"00_quick +up to date +- +- +1\n01_wait ", caplog.text)
 
 
 def test_the_first_picture_is_announced_while_its_notebook_runs(place, caplog):
