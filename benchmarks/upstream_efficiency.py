@@ -53,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--upstream-steps", type=int, default=UPSTREAM.sampling.num_inference_steps)
     parser.add_argument("--our-updates", type=int, nargs="+", default=[10, 25, 50, 100, 200])
     parser.add_argument("--our-steps", type=int, nargs="+", default=[2, 3, 4, 5, 10])
+    parser.add_argument(
+        "--updates-by-steps", type=int, help="of ours where steps vary; default: the profile's"
+    )
+    parser.add_argument("--our-guidance", type=float, help="default: the profile's")
     parser.add_argument("--seeds", type=int, default=5, help="how many, at least 2")
     parser.add_argument("--output", type=Path, default=Path("figures/upstream_efficiency.csv"))
     options = parser.parse_args(arguments)
@@ -72,14 +76,17 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(options: argparse.Namespace) -> pd.DataFrame:
     """The rows of `run_study` with AXES: updates per image, and steps and network calls per sample."""
     profile = load_profile(options.profile).for_dataset(options.dataset)
+    if options.our_guidance is not None:
+        profile = profile.changed({"sampling.guidance_scale": options.our_guidance})
+    by_steps = options.updates_by_steps or profile.inversion.steps_per_image
     diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
     train = load_dataset(options.dataset, split="train")
     pool = train.per_class(profile.classifier_lesson.pool_per_class, seed=0)
     for seed in range(options.seeds):  # one path of updates gives all our numbers of them
-        stops = [*options.our_updates, profile.inversion.steps_per_image]
+        stops = [*options.our_updates, by_steps]
         learn_path(diffusion, pool.per_class(options.real_per_class, seed=seed), profile, stops)
     return run_study(
-        conditions(options, profile, diffusion),
+        conditions(options, profile, by_steps, diffusion),
         train=pool,
         test=load_dataset(options.dataset, split=options.split),
         seeds=range(options.seeds),
@@ -87,8 +94,13 @@ def measure(options: argparse.Namespace) -> pd.DataFrame:
     )
 
 
-def conditions(options: argparse.Namespace, profile: Profile, diffusion: FrozenDiffusion) -> list[Condition]:
-    """Upstream and its loop by updates; ours by updates with the profile's steps, and the other way round."""
+def conditions(
+    options: argparse.Namespace, profile: Profile, by_steps: int, diffusion: FrozenDiffusion
+) -> list[Condition]:
+    """Upstream and its loop by updates; ours by updates with the profile's steps, and by steps.
+
+    Where ours varies its steps, it has `by_steps` updates.
+    """
     steps, resolution = options.upstream_steps, profile.sampling.resolution
     documented = replace(
         UPSTREAM,
@@ -113,7 +125,8 @@ def conditions(options: argparse.Namespace, profile: Profile, diffusion: FrozenD
             own = replace(settings, inversion=replace(settings.inversion, steps_per_image=updates))
             cells.append(cell(name, UpstreamInversion(diffusion, own), own))
     changes = [(BY_UPDATES, {"inversion.steps_per_image": updates}) for updates in options.our_updates]
-    changes += [(BY_STEPS, {"sampling.num_inference_steps": steps}) for steps in options.our_steps]
+    varied = ("inversion.steps_per_image", "sampling.num_inference_steps")
+    changes += [(BY_STEPS, dict(zip(varied, (by_steps, n), strict=True))) for n in options.our_steps]
     for name, change in changes:
         scale = profile.changed(change)
         cells.append(cell(name, diffusion_inversion(scale, diffusion), scale))

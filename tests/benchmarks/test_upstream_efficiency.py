@@ -95,7 +95,7 @@ def test_upstream_is_as_documented_and_its_loop_is_stage_1_alone(tinysd):
         upstream_updates, upstream_steps, our_updates, our_steps = [100], 100, [10], [2]
 
     profile = load_profile("tiny").for_dataset("icons10")
-    upstream, loop, by_updates, by_steps = conditions(Options, profile, tinysd)
+    upstream, loop, by_updates, by_steps = conditions(Options, profile, 20, tinysd)
     assert dict(upstream.axes) == {"updates": 100, "steps": 100, "calls": 202}
     own = upstream.synthesizer.settings
     changed = {"num_tokens": profile.inversion.num_tokens, "steps_per_image": 100}
@@ -104,6 +104,7 @@ def test_upstream_is_as_documented_and_its_loop_is_stage_1_alone(tinysd):
     assert loop.synthesizer.settings.inversion == own.inversion
     assert loop.synthesizer.settings.sampling == profile.sampling
     assert by_updates.synthesizer.inversion.steps_per_image == 10 and by_steps.axes["steps"] == 2
+    assert by_steps.axes["updates"] == by_steps.synthesizer.inversion.steps_per_image == 20
     assert by_updates.axes["calls"] == network_calls(tinysd, profile.sampling)
 
 
@@ -117,6 +118,8 @@ def test_the_whole_runs_and_writes_the_rows_that_the_answers_follow_from(tinysd,
         "--upstream-steps": ["2"],
         "--our-updates": ["1", "2"],
         "--our-steps": ["1", "2"],
+        "--our-guidance": ["2"],
+        "--updates-by-steps": ["2"],
         "--seeds": ["2"],
         "--output": [str(output)],
     }
