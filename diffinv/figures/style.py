@@ -77,19 +77,29 @@ def use_style() -> None:
 
 
 def save_figure(
-    fig: Figure, name: str, data: pd.DataFrame | None = None, folder: str | Path = "figures"
+    fig: Figure,
+    name: str,
+    data: pd.DataFrame | None = None,
+    folder: str | Path = "figures",
+    *,
+    caption: str | None = None,
+    alt: str | None = None,
 ) -> Path:
     """Write `<name>.png`, `<name>.svg` and, given data, the `<name>.csv` behind them; return the PNG's path.
 
-    The same figure gives the same bytes on every run. Each file is whole or absent, never half written.
+    The caption says what the figure shows, `alt` tells it to those who cannot see it (default: the caption).
+    Both images carry them as Title and Description, and the gallery shows them. The same figure gives the
+    same bytes on every run. Each file is whole or absent, never half written.
     """
     if not name or Path(name).name != name:
         raise ValueError(f"a figure's name is a plain file name without folders, not {name!r}")
     folder = Path(folder)
+    said = {"Title": caption, "Description": alt or caption}
+    words = {key: text for key, text in said.items() if text}
     with mpl.rc_context({"svg.hashsalt": name}):
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
-            fig.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
+            fig.savefig(buffer, format=suffix, dpi=200, metadata={**metadata, **words})
             with write_atomically(folder / f"{name}.{suffix}") as file:
                 file.write(buffer.getvalue())
     if data is not None:

@@ -6,6 +6,8 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from diffinv.artefacts.pages import render
 from diffinv.artefacts.writing import write_atomically
 from diffinv.reproduce.manifest import beside
@@ -20,7 +22,10 @@ def write_gallery(records: dict[str, Any], output: Path, notebooks: Path) -> Pat
         records=records,
         heading=lambda name: _heading(notebooks / f"{name}.ipynb"),
         folder=Path(relpath(notebooks.resolve(), output.resolve())).as_posix(),
-        caption=lambda image: _in_words(Path(image).stem),
+        words=lambda image: _words(output / image),
+        executed=lambda name: (
+            f"executed/{name}.ipynb" if (output / f"executed/{name}.ipynb").exists() else None
+        ),
         beside=beside,
     )
     page = output / PAGE
@@ -35,6 +40,17 @@ def _heading(notebook: Path) -> str:
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     found = re.search("^# (.+)", text, re.MULTILINE)
     return found[1].strip() if found else _in_words(notebook.stem)
+
+
+def _words(image: Path) -> tuple[str, str]:
+    """What a figure says of itself (see `save_figure`): caption and alt text, or its file name in words."""
+    try:
+        with Image.open(image) as file:
+            said = file.info
+    except OSError:  # not written by `save_figure`
+        said = {}
+    caption = said.get("Title") or _in_words(image.stem)
+    return caption, said.get("Description") or caption
 
 
 def _in_words(name: str) -> str:

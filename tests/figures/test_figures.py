@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from diffinv.figures.diagrams import method_diagram
 from diffinv.figures.image_grids import gallery, image_grid, interpolation_row
@@ -71,6 +72,14 @@ def test_the_csv_holds_the_rows_that_were_drawn(tmp_path, summary):
 def test_a_figure_without_data_has_no_csv(tmp_path, summary):
     save_figure(draw_curve(summary), "accuracy", None, tmp_path)
     assert set(digests(tmp_path)) == {"accuracy.png", "accuracy.svg"}
+
+
+def test_both_images_carry_the_caption_and_the_alt_text(tmp_path, summary):
+    words = {"caption": "Accuracy rises \u2013 mean", "alt": "A curve from 20 to 60 %."}
+    path = save_figure(draw_curve(summary), "accuracy", None, tmp_path, **words)
+    with Image.open(path) as image:
+        assert (image.info["Title"], image.info["Description"]) == tuple(words.values())
+    assert all(text in path.with_suffix(".svg").read_text(encoding="utf-8") for text in words.values())
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../b"])
