@@ -42,7 +42,7 @@ def loss_by_timestep(folder: Path) -> pd.DataFrame:
     rows = [
         {
             "timestep": int(match["timestep"]),
-            "where": match["where"].strip() or "held-out icons",
+            "where": match["where"].strip(", ") or "held-out icons",
             "loss": value,
         }
         for match, value in found
