@@ -1,6 +1,7 @@
 """What every committed notebook has to be, told without a kernel; nbval then runs them (see the Makefile)."""
 
 import ast
+import re
 import statistics
 import tokenize
 from io import StringIO
@@ -11,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL, MEDIAN_CELL = 40, 10
+LONGEST_CELL, MEDIAN_CELL = 25, 10
 # Each can block a notebook for ever where nobody is watching: explorers.explore stands in for them.
 BLOCKING = {"interact", "interact_manual", "interactive", "interactive_output", "Output"}
 
@@ -110,6 +111,30 @@ def test_its_cells_are_short(path, notebook):
     lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
     assert max(lengths) <= LONGEST_CELL
     assert statistics.median(lengths) <= MEDIAN_CELL
+    texts = sum(cell.cell_type == "markdown" for cell in notebook.cells)
+    assert texts >= len(lengths), "a lesson explains at least as often as it computes"
+
+
+def test_it_predicts_and_says_what_was_learned_and_has_an_exercise_that_checks_itself(path, notebook):
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    for part in (
+        "**Predict:**",
+        "What we learned",
+        "## Exercises",
+        "Fill in.**",
+        "<details>",
+        "../figures/",
+    ):
+        assert any(part in text for text in texts), part
+    blank = re.compile(r"^(\w+) = None  # ", re.MULTILINE)
+    blanks = {cell.source: found[1] for cell in code_cells(notebook) if (found := blank.search(cell.source))}
+    assert blanks and all(f"assert {name} is None or" in source for source, name in blanks.items())
+
+
+def test_the_pictures_that_it_shows_are_those_that_ship(path, notebook):
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    pictures = [found for text in texts for found in re.findall(r"!\[(.*?)\]\((\.\./.*?)\)", text)]
+    assert pictures and all(alt and (path.parent / file).is_file() for alt, file in pictures)
 
 
 def test_nothing_in_it_can_block_a_run_that_nobody_watches(path, notebook):
