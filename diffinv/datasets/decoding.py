@@ -73,13 +73,13 @@ def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
     return _open(encoded, name).size
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read one image file as 8-bit RGB, upright; DatasetError as for `decode_image`."""
-    return decode_image(read_bytes(path), path)
+def read_image(path: Path, *, white: int = _LEVELS[-1]) -> Image.Image:
+    """Read one image file as 8-bit sRGB, upright; errors and `white` as for `decode_image`."""
+    return decode_image(read_bytes(path), path, white=white)
 
 
 def greatest_value(encoded: bytes, name: str | Path) -> int:
-    """The greatest value of a grey image of more than 8 bits, 0 of any other; errors as for `decode_image`."""
+    """The greatest value of a grey image of more than 8 bits, else 0; errors as for `decode_image`."""
     image = _open(encoded, name)
     if not image.mode.startswith("I"):
         return 0
@@ -154,7 +154,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: check that it is there and yours to read.") from error
+        raise UnreadableImage(f"{path} cannot be read", "check that it is there and yours to read") from error
 
 
 def _open(encoded: bytes, name: str | Path) -> Image.Image:
@@ -175,7 +175,7 @@ def _damaged(encoded: bytes, name: str | Path) -> UnreadableImage:
 
 
 def _without_comments(encoded: bytes) -> bytes:
-    # Pillow refuses a PNG file for long or damaged comments, which make no pixel and which every viewer skips.
+    # Pillow refuses a PNG file for long or damaged comments, which every viewer skips.
     if not encoded.startswith(_PNG):
         return encoded
     kept, place = [_PNG], len(_PNG)
@@ -211,7 +211,7 @@ def _upright(image: Image.Image) -> Image.Image:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return image  # as every viewer does: EXIF that cannot be read says nothing
-    return image if turn is None else image.transpose(turn)
+    return image.transpose(turn) if turn else image
 
 
 def _to_rgb(image: Image.Image, name: str | Path, white: int) -> Image.Image:

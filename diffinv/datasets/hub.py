@@ -16,8 +16,9 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the fir
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
 from diffinv.datasets.decoding import DatasetError
-from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
+from diffinv.datasets.folder import natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
+from diffinv.datasets.layout.names import split_of
 from diffinv.datasets.parquet import Columns, find_columns, read_images, read_labels, shorter_sides
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
 
@@ -133,4 +134,4 @@ def _is_numbered(path: Path) -> bool:
 def _split_of(path: Path) -> str | None:
     # "train-00000-of-00001.parquet", "train.parquet" or "train/0000.parquet".
     word = path.parent.name if _is_numbered(path) else path.stem.split("-")[0]
-    return next((split for split, aliases in SPLIT_FOLDERS.items() if word in aliases), None)
+    return split_of(word)
