@@ -211,7 +211,7 @@ def _upright(image: Image.Image) -> Image.Image:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return image  # as every viewer does: EXIF that cannot be read says nothing
-    return image.transpose(turn) if turn else image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, name: str | Path, white: int) -> Image.Image:
@@ -252,7 +252,7 @@ def _from_16_bit(image: Image.Image, name: str | Path, white: int) -> Image.Imag
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     image = image if image.mode in ("L", "CMYK") else image.convert("RGB")
     transform = _transform(profile, image.mode) if profile else None
-    return image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
+    return image.convert("RGB") if transform is None else transform.apply(image)
 
 
 @lru_cache(maxsize=16)
@@ -266,7 +266,5 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     ramp = np.arange(0, 256, 17, dtype=np.uint8)
     colours = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(16, -1, 3)
     probe = Image.fromarray(colours).convert(mode)
-    change = np.asarray(ImageCms.applyTransform(probe, transform)).astype(int) - np.asarray(
-        probe.convert("RGB")
-    )
+    change = np.asarray(transform.apply(probe)).astype(int) - np.asarray(probe.convert("RGB"))
     return None if np.abs(change).max() <= 2 else transform

@@ -61,7 +61,7 @@ def load_folder(folder: Path, request: Request) -> LabelledImages:
         raise DatasetError(f"{folder} has too few images for a {split} split: a class needs three.")
     _check_classes(folder, splits["train"], splits[split], split)
     files = _examine([path for classes in splits.values() for paths in classes.values() for path in paths])
-    tell(layout, remarks(splits, {path: seen.digest for path, seen in files.items() if seen.digest}))
+    tell(layout, remarks(folder, splits, {path: seen.digest for path, seen in files.items() if seen.digest}))
     # Every split must come out at one resolution, and no image of test may change that of train.
     measured = splits if undivided is not None else {"train": splits["train"]}
     sides = [
@@ -194,7 +194,7 @@ def _read(
     damaged = {path: seen.error for path, seen in files.items() if seen.error is not None}
     wanted = [(path, class_names.index(name)) for name in chosen for path in chosen[name]]
     images = np.empty((len(wanted), resolution, resolution, 3), np.uint8)
-    kept = []
+    kept: list[tuple[Path, int]] = []
     for path, label in wanted:
         try:
             if path not in damaged:

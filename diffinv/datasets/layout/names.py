@@ -20,8 +20,9 @@ _GLUED = re.compile(f"({'|'.join(_SPLIT_OF_WORD)})({'|'.join(_NEUTRAL)})?")
 
 
 def storable(name: str) -> str:
-    """A name that can be written to any file: bytes that are not UTF-8 become \\x and two digits."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name that fits any file and line: control characters and bytes that are no UTF-8 are spelt out."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def readable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""One look at a folder, and what its images are taken for: the plan that is printed before anything is read."""
+"""One look at a folder, and what its images are taken for: a plan, before any of them is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from diffinv.datasets.layout.tree import Tree, listed, survey
 
 ClassLevel = Literal["top", "leaf"]
 Classes = dict[str, tuple[Path, ...]]
-UNDIVIDED = "all"
+SPLITS, UNDIVIDED = ("train", "validation", "test"), "all"
 # Folders called so hold the images of all classes, or a mask of each image.
 _CONTAINERS = {
     *("images", "image", "imgs", "img", "photos", "pictures", "data", "dataset", "jpegimages", "all"),
@@ -28,8 +28,8 @@ _CONTAINERS = {
     ),
 }
 _REMEDY = (
-    "put the images of each class into a folder of its own, or list them in a labels.csv with the columns path "
-    "and label"
+    "put the images of each class into a folder of its own, or list them in a labels.csv with the columns "
+    "path and label"
 )
 
 
@@ -72,6 +72,7 @@ def look_at(folder: Path, class_level: ClassLevel | None = None) -> Layout:
         how = f"splits {', '.join(part.path.name for part in parts.values())}"
     else:
         splits, how = {UNDIVIDED: _classes(here, class_level, notes)}, "class folders without splits"
+    splits = {split: splits[split] for split in (UNDIVIDED, *SPLITS) if split in splits}
     counts = (f"{split} with {_counted(classes)}" for split, classes in splits.items())
     return Layout(folder, splits, f"{readable(str(folder))}: {how}; {'; '.join(counts)}.", tuple(notes))
 
@@ -125,7 +126,7 @@ def _from_tables(here: Tree, notes: list[str]) -> dict[str, Classes]:
         notes.append(f"{len(unknown)} images have no split in {tables[0].path}, and are not read.")
     return {
         split or UNDIVIDED: _by_label([image for image in labelled if image.split == split])
-        for split in (of_each if of_each == {None} else ("train", "validation", "test"))
+        for split in (of_each if of_each == {None} else SPLITS)
         if split in of_each
     }
 
@@ -139,7 +140,7 @@ def _by_label(labelled: list[Labelled]) -> Classes:
 def _folders_say_it_already(
     labelled: list[Labelled], tables: list[Table], here: Tree, notes: list[str]
 ) -> bool:
-    """Whether each folder is one class and each class one folder; DatasetError if they contradict the table."""
+    """Whether folders and table say the same classes; DatasetError if they contradict each other."""
     where = listed([str(table.path) for table in tables])
     labels = {image.label for image in labelled}
     folders = [
@@ -234,8 +235,8 @@ def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
         unread = f" ({listed([path.name for path in here.tables])} has no columns of files and classes)"
         table = unread if here.tables else ""
         raise DatasetError(
-            f"{here.path} holds images but no class folder, only {listed(names)}{table}: {_REMEDY}, or choose "
-            'class_level="top" if these are the classes.'
+            f"{here.path} holds images but no class folder, only {listed(names)}{table}: {_REMEDY}, or "
+            'choose class_level="top" if these are the classes.'
         )
     leaves = [leaf for sub in filled for leaf in sub.every() if leaf.images]
     nested = [sub for sub in filled if sub.filled()]

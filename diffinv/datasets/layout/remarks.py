@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 FEW_IMAGES, UNEQUAL = 3, 10
 
 
-def remarks(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Iterator[str]:
+def remarks(folder: Path, splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Iterator[str]:
     """Sentences on classes that are absent, small or unequal, and on images that stand in two places.
 
     Two images are the same where `digests`, those of their files, are.
@@ -21,15 +21,15 @@ def remarks(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Ite
     train = splits["train"]
     for split in set(splits) - {"train"}:
         if absent := [name for name in train if not splits[split].get(name)]:
-            yield f"the {split} split has no image of {listed(absent)}: nothing there tells how they fare."
+            yield f"the {split} split of {folder} has no image of {listed(absent)}, and cannot judge it."
     counts = {name: len(paths) for name, paths in train.items()}
     if few := [f"{name} ({count})" for name, count in counts.items() if count <= FEW_IMAGES]:
-        yield f"classes with {FEW_IMAGES} training images or fewer: {listed(few)}."
+        yield f"classes in {folder} with {FEW_IMAGES} training images or fewer: {listed(few)}."
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[most] >= UNEQUAL * counts[least]:
         yield (
-            f"the classes are imbalanced ({counts[most]} training images of {most}, {counts[least]} of "
-            f"{least}): accuracy is mostly that of {most}."
+            f"the classes in {folder} are imbalanced ({counts[most]} training images of {most}, "
+            f"{counts[least]} of {least}): accuracy is mostly that of {most}."
         )
     yield from _identical(splits, digests)
 
@@ -51,11 +51,11 @@ def _identical(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> 
         ]
         if leaked:
             names = listed([readable(str(path)) for path in leaked], 3)
-            yield f"{len(leaked)} {split} images are identical to training images: {names}."
+            yield f"{split} images that are identical to training images: {len(leaked)} ({names})."
     twice = [same for same in places.values() if len({name for _, name, _ in same}) > 1]
     if twice:
-        pairs = listed([" = ".join(readable(str(path)) for _, _, path in same) for same in twice], 3)
-        yield f"{len(twice)} identical images stand in two classes: {pairs}."
+        pairs = listed([listed([readable(str(path)) for _, _, path in same], 3) for same in twice], 3)
+        yield f"identical images in two classes: {len(twice)} ({pairs})."
 
 
 def tell(layout: Layout | None, sentences: Iterable[str]) -> None:
