@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffinv.commands.options import REAL_IMAGES, add_model, asked, load_model, override
+from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, asked, load_model, override, reading
 
 if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages
@@ -44,6 +44,7 @@ def add_to(verbs) -> None:
     add("--against-real", **flag, help="train classifiers on REAL as well")
     add("--no-accuracy", **flag, help="train no classifier")
     add("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
+    add_reading(verb)
     add_model(verb)
     verb.set_defaults(verb=run)
 
@@ -76,9 +77,10 @@ def _compare(options: argparse.Namespace) -> str:
         raise ValueError(
             f"seeds is {options.seeds}: an interval needs at least {LEAST_SEEDS} trainings of each kind."
         )
-    train = load_dataset(options.folder, split="train", resolution=options.resolution, seed=options.seed)
+    how = {"seed": options.seed, **reading(options)}
+    train = load_dataset(options.folder, split="train", resolution=options.resolution, **how)
     # The folder's splits may differ in their natural resolution.
-    test = load_dataset(options.folder, split="test", resolution=train.resolution, seed=options.seed)
+    test = load_dataset(options.folder, split="test", resolution=train.resolution, **how)
     name = Path(options.folder).resolve().name
     out = options.out or Path(f"{name}-evaluation.json")
     seeds = range(options.seed, options.seed + options.seeds)
@@ -177,9 +179,10 @@ def _real_images(options: argparse.Namespace) -> "tuple[LabelledImages, Labelled
     from diffinv.datasets.labelled_images import is_saved
 
     # Without --seed: the split is that of `diffinv invert`, whose images are the synthetic ones' originals.
-    real = load_dataset(options.folder, split="train", resolution=options.resolution)
+    how = reading(options)
+    real = load_dataset(options.folder, split="train", resolution=options.resolution, **how)
     if options.test is not None:
         return real, load_like(Path(options.test).expanduser(), real)
     if is_saved(Path(options.folder).expanduser()):  # one set, without splits
         return real, None
-    return real, load_dataset(options.folder, split="test", resolution=real.resolution)
+    return real, load_dataset(options.folder, split="test", resolution=real.resolution, **how)

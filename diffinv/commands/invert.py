@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffinv.commands.options import REAL_IMAGES, add_model, load_model, override
+from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, load_model, override, reading
 
 
 def add_to(verbs) -> None:
@@ -17,6 +17,7 @@ def add_to(verbs) -> None:
     add("--num-tokens", type=int, help="vectors per image")
     add("--steps-per-image", type=int, help="updates per image")
     add("--learning-rate", type=float)
+    add_reading(verb)
     add_model(verb)
     verb.set_defaults(verb=run)
 
@@ -29,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     profile = load_profile(options.profile).for_dataset(str(options.folder))
     profile = profile.using("", options.resolution or 0)
     settings = override(profile.inversion, options, "num_tokens", "steps_per_image", "learning_rate", "seed")
-    real = load_dataset(options.folder, split=options.split, resolution=profile.sampling.resolution)
+    resolution = profile.sampling.resolution
+    real = load_dataset(options.folder, split=options.split, resolution=resolution, **reading(options))
     store = invert(load_model(options, profile), real, settings)
     store.save(options.out)
     sys.stdout.write(f"{options.out} holds the vectors of {len(store)} images.\n")

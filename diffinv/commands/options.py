@@ -23,6 +23,19 @@ def add_model(verb: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help=default)
 
 
+def add_reading(verb: argparse.ArgumentParser) -> None:
+    """Add how a folder of images is read."""
+    add = verb.add_argument_group("how a folder is read").add_argument
+    add("--fit", default="crop", choices=("crop", "pad", "squash"), help="images that are not square")
+    add("--class-level", choices=("top", "leaf"), help="which of nested folders are the classes")
+    add("--skip-damaged", action="store_true", help="leave out image files that cannot be read")
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Those options as arguments of `load_dataset`."""
+    return {name: getattr(options, name) for name in ("fit", "class_level", "skip_damaged")}
+
+
 def load_model(
     options: argparse.Namespace, profile: "Profile", default: str | None = None
 ) -> "FrozenDiffusion":

@@ -3,19 +3,69 @@
 import io
 import struct
 import zlib
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+Fit = Literal["crop", "pad", "squash"]
 MAX_ASPECT_RATIO = 8
-# Everything that Pillow's decoders are known to raise on damaged bytes.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+# Everything that Pillow's decoders are known to raise on damaged bytes, divisions by zero in EXIF included.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
+_LEVELS = (255, 1023, 4095, 16383, 65535)  # the white of 8, 10, 12, 14 and 16 bits
+_ORIENTATION, _WHITE_IS_ZERO = 0x0112, (262, 0)  # an EXIF tag; a TIFF tag and its value
+_TURN = Image.Transpose
+_TURNS = dict(
+    enumerate(
+        (
+            *(_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE),
+            *(_TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90),
+        ),
+        start=2,
+    )
+)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_BYTES_OF_A_PROFILE = 1 << 20
+# What stands under an image's name although it is none: its first bytes, what it is, and the remedy.
+_STRANGERS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the image itself", "fetch it with git lfs pull"),
+    (b"<!doctype html", "a web page", "download the image itself"),
+    (b"<html", "a web page", "download the image itself"),
+    (b"<svg", "an SVG drawing", "export it as PNG"),
+    (b"<?xml", "an XML file", "put the image in its place"),
+    (b"http://", "the address of an image", "download the image itself"),
+    (b"https://", "the address of an image", "download the image itself"),
+    (b"pk\x03\x04", "a zip archive", "unpack it"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it"),
+    (b"rar!", "a RAR archive", "unpack it"),
+    (b"%pdf", "a PDF document", "export it as PNG"),
+)
 
 
 class DatasetError(ValueError):
     """A dataset cannot be read as asked; its message is one sentence with the culprit and the remedy."""
+
+
+class UnreadableImage(DatasetError):
+    """One image cannot be read; `culprit` is the sentence without its remedy."""
+
+    def __init__(self, culprit: str, remedy: str = "replace it, or take it out") -> None:
+        super().__init__(f"{culprit}: {remedy}.")
+        self.culprit = culprit
+
+
+def what_it_is(encoded: bytes) -> tuple[str, str] | None:
+    """What a file is that often stands in an image's place, and the remedy; None if it is none of these."""
+    if encoded[4:8] == b"ftyp" and encoded[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+        return "a HEIC photo, which Pillow does not read", "convert it to JPEG or PNG"
+    opening = encoded[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next(((what, remedy) for bytes_, what, remedy in _STRANGERS if opening.startswith(bytes_)), None)
 
 
 def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
@@ -23,37 +73,61 @@ def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
     return _open(encoded, name).size
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read one image file as 8-bit RGB, upright; DatasetError as for `decode_image`."""
-    return decode_image(read_bytes(path), path)
+def read_image(path: Path, *, white: int = _LEVELS[-1]) -> Image.Image:
+    """Read one image file as 8-bit sRGB, upright; errors and `white` as for `decode_image`."""
+    return decode_image(read_bytes(path), path, white=white)
 
 
-def decode_image(encoded: bytes, name: str | Path) -> Image.Image:
-    """Turn an image file's bytes, of whatever format, into 8-bit RGB, upright.
+def greatest_value(encoded: bytes, name: str | Path) -> int:
+    """The greatest value of a grey image of more than 8 bits, else 0; errors as for `decode_image`."""
+    image = _open(encoded, name)
+    if not image.mode.startswith("I"):
+        return 0
+    try:
+        return int(np.asarray(image).max())
+    except _DAMAGE as error:
+        raise _damaged(encoded, name) from error
 
-    Grey, palette and CMYK are converted, 16-bit is scaled to 8, transparency is laid on white, an EXIF
-    rotation is applied, and the first frame stands for an animation. DatasetError, which calls the image
-    `name`, if it is empty, damaged or not an image.
+
+def white_level(greatest: int) -> int:
+    """The white of the fewest bits, 8 to 16, that hold a value."""
+    return next((level for level in _LEVELS if greatest <= level), _LEVELS[-1])
+
+
+def decode_image(encoded: bytes, name: str | Path, *, white: int = _LEVELS[-1]) -> Image.Image:
+    """Turn an image file's bytes, of whatever format, into 8-bit sRGB, upright.
+
+    Grey, palette and CMYK are converted, by the file's colour profile where it has one. Grey of more than 8
+    bits is scaled such that `white` becomes 255: files do not say whether they hold 12 bits or 16.
+    Transparency is laid on white, an EXIF rotation is applied, and the first frame stands for an animation.
+    UnreadableImage, which calls the image `name`, if it is empty, damaged or not an image.
     """
     image = _open(encoded, name)
     try:
-        return _to_rgb(ImageOps.exif_transpose(image), name)
+        return _to_rgb(_upright(image), name, white)
     except DatasetError:
         raise
     except _DAMAGE as error:
-        raise _damaged(name) from error
+        raise _damaged(encoded, name) from error
 
 
-def to_square(image: Image.Image, resolution: int, name: str | Path) -> UInt8[np.ndarray, "side side 3"]:
-    """Resize the shorter side to `resolution` (bicubic) and crop the centre.
+def to_square(
+    image: Image.Image, resolution: int, name: str | Path, fit: Fit = "crop"
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Resize (bicubic) and crop the centre, or pad with white, or squash what is not square.
 
-    DatasetError if one side is more than 8 times the other: the crop would throw nearly everything away.
+    UnreadableImage if a crop would throw nearly everything away, one side being more than 8 times the other.
     """
     width, height = image.size
+    size = resolution, resolution
+    if fit == "squash":
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    if fit == "pad":
+        return np.asarray(ImageOps.pad(image, size, Image.Resampling.BICUBIC, "white"))
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         shape = f"{width} x {height} px, too elongated for a square crop"
-        raise DatasetError(f"{name} is {shape}: crop it by hand, or take it out.")
-    return np.asarray(ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.BICUBIC))
+        raise UnreadableImage(f"{name} is {shape}", 'crop it by hand, take it out, or choose fit="pad"')
+    return np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC))
 
 
 def resize_images(
@@ -80,38 +154,117 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: check that it is there and yours to read.") from error
+        raise UnreadableImage(f"{path} cannot be read", "check that it is there and yours to read") from error
 
 
 def _open(encoded: bytes, name: str | Path) -> Image.Image:
     if not encoded:
-        raise DatasetError(f"{name} is empty (0 bytes): replace it, or take it out.")
+        raise UnreadableImage(f"{name} is empty (0 bytes)")
     try:
-        return Image.open(io.BytesIO(encoded))
+        return Image.open(io.BytesIO(_without_comments(encoded)))
     except Image.DecompressionBombError as error:
-        raise DatasetError(f"{name} has too many pixels to be read safely: make it smaller.") from error
+        raise UnreadableImage(f"{name} has too many pixels to be read safely", "make it smaller") from error
     except _DAMAGE as error:
-        raise _damaged(name) from error
+        raise _damaged(encoded, name) from error
 
 
-def _damaged(name: str | Path) -> DatasetError:
-    return DatasetError(f"{name} is damaged or not an image: replace it, or take it out.")
+def _damaged(encoded: bytes, name: str | Path) -> UnreadableImage:
+    if stranger := what_it_is(encoded):
+        return UnreadableImage(f"{name} is {stranger[0]}", stranger[1])
+    return UnreadableImage(f"{name} is damaged or not an image")
 
 
-def _to_rgb(image: Image.Image, name: str | Path) -> Image.Image:
+def _without_comments(encoded: bytes) -> bytes:
+    # Pillow refuses a PNG file for long or damaged comments, which every viewer skips.
+    if not encoded.startswith(_PNG):
+        return encoded
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(encoded):
+        (length,) = struct.unpack_from(">I", encoded, place)
+        end = place + 12 + length
+        kind, content = encoded[place + 4 : place + 8], encoded[place + 8 : end - 4]
+        critical = kind[:1].isupper()
+        if critical or (
+            kind in (b"tRNS", b"eXIf", b"iCCP")
+            and zlib.crc32(kind + content) == int.from_bytes(encoded[end - 4 : end], "big")
+            and (kind != b"iCCP" or _is_short(content))
+        ):
+            kept.append(encoded[place:end])
+        place = end
+    # What is cut off or no chunk at all is left for Pillow to judge.
+    return b"".join([*kept, encoded[place:]])
+
+
+def _is_short(profile_chunk: bytes) -> bool:
+    inflate = zlib.decompressobj()
+    try:
+        inflate.decompress(profile_chunk[profile_chunk.find(b"\0") + 2 :], _MOST_BYTES_OF_A_PROFILE)
+    except zlib.error:
+        return False
+    return not inflate.unconsumed_tail
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not by ImageOps, which writes all of EXIF and XMP anew and fails where any of it is odd.
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _DAMAGE:
+        return image  # as every viewer does: EXIF that cannot be read says nothing
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, name: str | Path, white: int) -> Image.Image:
+    profile = image.info.get("icc_profile")
     if image.mode == "F":
-        raise DatasetError(f"{name} holds floating-point values: save it with 8 or 16 bits a channel.")
+        raise UnreadableImage(f"{name} holds floating-point values", "save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image), name)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = _from_16_bit(image, name, white)
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow did with the pixels
+    if not image.has_transparency_data:
+        return _in_srgb(image, profile)
+    grey = image.mode in ("L", "LA")
+    image = image.convert("RGBA")
+    opaque = image.convert("RGB")
+    colours = _in_srgb(opaque.convert("L") if grey else opaque, profile)
+    return Image.composite(colours, Image.new("RGB", image.size, "white"), image.getchannel("A"))
 
 
-def _from_16_bit(values: np.ndarray, name: str | Path) -> Image.Image:
+def _from_16_bit(image: Image.Image, name: str | Path, white: int) -> Image.Image:
     # Pillow clips these modes at 255 instead of scaling them, which would leave nearly all pixels white.
-    if values.min() < 0 or values.max() > 65535:
-        raise DatasetError(f"{name} holds 32-bit values: save it with 8 or 16 bits a channel.")
-    return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+    values = np.asarray(image).astype(np.int64)
+    least, greatest = int(values.min()), int(values.max())
+    if least < 0 or greatest > _LEVELS[-1]:
+        found = f"{name} holds values from {least} to {greatest}"
+        raise UnreadableImage(found, "save it with 8 or 16 bits a channel")
+    white = max(white, white_level(greatest))
+    tag, value = _WHITE_IS_ZERO
+    shown = white - values if getattr(image, "tag_v2", {}).get(tag) == value else values
+    grey = Image.fromarray((shown * 255 / white).round().astype(np.uint8))
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    image = image if image.mode in ("L", "CMYK") else image.convert("RGB")
+    transform = _transform(profile, image.mode) if profile else None
+    return image.convert("RGB") if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a colour profile to sRGB; None where it is sRGB already, or unreadable, as browsers take it."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    ramp = np.arange(0, 256, 17, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(16, -1, 3)
+    probe = Image.fromarray(colours).convert(mode)
+    change = np.asarray(transform.apply(probe)).astype(int) - np.asarray(probe.convert("RGB"))
+    return None if np.abs(change).max() <= 2 else transform

@@ -1,63 +1,80 @@
 """A folder of class folders as a dataset: any image format, with or without splits, or a set saved before."""
 
+import hashlib
 import statistics
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
-from diffinv.datasets.decoding import DatasetError, encoded_size, read_bytes, read_image, to_square
+from diffinv.datasets.decoding import (
+    DatasetError,
+    UnreadableImage,
+    encoded_size,
+    greatest_value,
+    read_bytes,
+    read_image,
+    to_square,
+    what_it_is,
+    white_level,
+)
 from diffinv.datasets.labelled_images import LabelledImages, is_saved
+from diffinv.datasets.layout.names import split_of, storable, twins
+from diffinv.datasets.layout.plan import UNDIVIDED, Classes, class_folders, look_at
+from diffinv.datasets.layout.remarks import remarks, tell
+from diffinv.datasets.layout.tree import listed
+from diffinv.datasets.selection import Request
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
 HELD_OUT_SHARE = 0.15  # for the validation and again for the test split
+WORTH_SAYING = 0.25  # of an image that a crop cuts off
 
 
-def load_folder(folder: Path, *, split: str, resolution: int | None, seed: int) -> LabelledImages:
-    """Read one split of a folder.
+def load_folder(folder: Path, request: Request) -> LabelledImages:
+    """Read one split of a folder, arranged in any way that `look_at` recognises.
 
-    `folder/train/<class>/*`, with `validation` (or `val`) and `test` beside it, is read as it is.
-    `folder/<class>/*` is split 70/15/15 within each class by a hash of the seed and the file name, so that a
-    new file moves hardly any other; a class of one or two images goes to train. What `LabelledImages.save`
-    wrote is a train split, or may stand in the place of each split folder, and keeps its resolution. That of
-    other images is, unless given, the median shorter side, rounded to a multiple of 8 between 32 and 512.
+    Without splits of its own a folder is split 70/15/15 within each class by a hash of the seed and the file
+    name, so that a new file moves hardly any other; a class of one or two images goes to train. What
+    `LabelledImages.save` wrote is a train split, or may stand in the place of each split folder, and keeps
+    its resolution. That of other images is, unless given, the median shorter side, rounded to a multiple of 8
+    between 32 and 512. What is skipped, merged or odd is logged.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder: give one that holds a folder of images per class.")
+        raise DatasetError(_no_folder(folder))
+    split = request.split
     if is_saved(folder):
         if split != "train":
             raise DatasetError(f'{folder} is one saved set without splits: ask for split="train".')
         return LabelledImages.load(folder)
-    splits = _split_folders(folder)
-    if not splits:
-        classes = _find_images(folder)
-        chosen = {name: _share(paths, folder, split, seed) for name, paths in classes.items()}
-        if not any(chosen.values()):
-            raise DatasetError(f"{folder} has too few images for a {split} split: a class needs three.")
-        return _read(folder, classes, chosen, split=split, resolution=resolution, seed=seed)
+    if saved := _saved_splits(folder):
+        return _load_saved(folder, saved, split)
+    layout = look_at(folder, request.class_level)
+    undivided = layout.files.get(UNDIVIDED)
+    splits = layout.files if undivided is None else _divide(undivided, folder, request.seed)
     if split not in splits:
         raise DatasetError(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
-    if all(is_saved(path) for path in splits.values()):
-        data = LabelledImages.load(splits[split])
-        if list(data.class_names) != read_json(splits["train"] / PROVENANCE_FILE)["class_names"]:
-            twins = f"{splits[split]} and {splits['train']}"
-            raise DatasetError(f"{twins} have different classes: save both with the same.")
-        return data
-    classes = _find_images(splits["train"])
-    chosen = classes if split == "train" else _find_images(splits[split])
-    if unknown := sorted(set(chosen) - set(classes)):
-        stranger = f'{splits[split]} has the class "{unknown[0]}"'
-        raise DatasetError(f"{stranger}, which {splits['train']} has not: add it there.")
-    return _read(folder, classes, chosen, split=split, resolution=resolution)
+    if not any(splits[split].values()):
+        raise DatasetError(f"{folder} has too few images for a {split} split: a class needs three.")
+    _check_classes(folder, splits["train"], splits[split], split)
+    files = _examine([path for classes in splits.values() for paths in classes.values() for path in paths])
+    tell(layout, remarks(folder, splits, {path: seen.digest for path, seen in files.items() if seen.digest}))
+    # Every split must come out at one resolution, and no image of test may change that of train.
+    measured = splits if undivided is not None else {"train": splits["train"]}
+    sides = [
+        min(files[path].size)
+        for classes in measured.values()
+        for paths in classes.values()
+        for path in paths
+        if files[path].error is None
+    ]
+    resolution = request.resolution or (natural_resolution(sides) if sides else 32)
+    request = replace(request, resolution=resolution)
+    seed = None if undivided is None else request.seed
+    return _read(folder, tuple(splits["train"]), splits[split], files, request, seed=seed)
 
 
 def load_like(folder: Path, real: LabelledImages) -> LabelledImages:
@@ -69,7 +86,7 @@ def load_like(folder: Path, real: LabelledImages) -> LabelledImages:
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}: give one that holds a folder of images per class.")
     saved = LabelledImages.load(folder) if is_saved(folder) else None
-    chosen = {path.name: _images(path) for path in _folders(folder)} if saved is None else {}
+    chosen, notes = class_folders(folder) if saved is None else ({}, ())
     names = chosen if saved is None else saved.class_names
     if unknown := sorted(set(names) - set(real.class_names)):
         raise DatasetError(
@@ -80,92 +97,167 @@ def load_like(folder: Path, real: LabelledImages) -> LabelledImages:
         return replace(saved, labels=labels, class_names=real.class_names).resize(real.resolution)
     if not any(chosen.values()):
         raise DatasetError(f"{folder} holds no image: put the images of each class into a folder of its own.")
-    empty: dict[str, list[Path]] = {name: [] for name in real.class_names}
-    return _read(folder, empty, chosen, split="all", resolution=real.resolution)
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    # A class may be called "train": it is a split only where it holds folders itself.
-    by_name = {path.name.lower(): path for path in _folders(folder)}
-    found = {
-        split: by_name[alias]
-        for split, aliases in SPLIT_FOLDERS.items()
-        for alias in aliases
-        if alias in by_name and _folders(by_name[alias])
-    }
-    return found if "train" in found else {}
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    # Hidden files are thumbnails and the "._name.png" that macOS leaves on foreign disks.
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def _find_images(folder: Path) -> dict[str, list[Path]]:
-    classes = {path.name: _images(path) for path in _folders(folder)}
-    if not classes:
-        found = "images but no class folder" if _images(folder) else "no class folder"
-        raise DatasetError(f"{folder} holds {found}: put the images of each class into a folder of its own.")
-    by_key: dict[str, str] = {}
-    for name, paths in classes.items():
-        twin = by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if twin != name:
-            twins = f'the class folders "{twin}" and "{name}" in {folder}'
-            raise DatasetError(f"{twins} differ only in case: merge or rename them.")
-        if not paths:
-            raise DatasetError(f"the class folder {folder / name} holds no image: fill it, or take it out.")
-    return classes
-
-
-def _share(paths: list[Path], root: Path, split: str, seed: int) -> list[Path]:
-    # The path is normalised because macOS stores accented names in another form.
-    ranked = sorted(paths, key=lambda path: content_key(seed, unicodedata.normalize("NFC", _id(path, root))))
-    held_out = max(1, round(HELD_OUT_SHARE * len(paths))) if len(paths) >= 3 else 0
-    parts = {
-        "test": ranked[:held_out],
-        "validation": ranked[held_out : 2 * held_out],
-        "train": ranked[2 * held_out :],
-    }
-    return sorted(parts[split])
-
-
-def _id(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _read(
-    folder: Path,
-    classes: dict[str, list[Path]],
-    chosen: dict[str, list[Path]],
-    *,
-    split: str,
-    resolution: int | None,
-    seed: int | None = None,
-) -> LabelledImages:
-    # From all images, not from those of this split: every split must come out at one resolution.
-    every = (path for paths in classes.values() for path in paths)
-    sides = (min(encoded_size(read_bytes(path), path)) for path in every)
-    resolution = resolution or natural_resolution(sides)
-    names = list(classes)
-    files = [(path, names.index(name)) for name in names for path in chosen.get(name, [])]
-    images = np.empty((len(files), resolution, resolution, 3), np.uint8)
-    for index, (path, _) in enumerate(files):
-        images[index] = to_square(read_image(path), resolution, path)
-    provenance = {"dataset": str(folder), "split": split, "resolution": resolution}
-    return LabelledImages(
-        images=images,
-        labels=np.asarray([label for _, label in files], dtype=np.int64),
-        class_names=tuple(names),
-        ids=tuple(_id(path, folder) for path, _ in files),
-        provenance=provenance if seed is None else {**provenance, "split_seed": seed},
-    )
+    tell(None, notes)
+    files = _examine([path for paths in chosen.values() for path in paths])
+    return _read(folder, real.class_names, chosen, files, Request("all", real.resolution))
 
 
 def natural_resolution(shorter_sides: Iterable[int]) -> int:
     """The median shorter side, rounded to a multiple of 8 between 32 and 512."""
     return min(max(8 * round(statistics.median(shorter_sides) / 8), 32), 512)
+
+
+def _no_folder(path: Path) -> str:
+    what, remedy = what_it_is(read_bytes(path)[:256]) or (
+        ("a Parquet file", "give the folder that holds it, and call it train.parquet")
+        if path.suffix == ".parquet"
+        else ("not a folder", "give one that holds a folder of images per class")
+    )
+    return f"{path} is {what}: {remedy}."
+
+
+def _saved_splits(folder: Path) -> dict[str, Path]:
+    found = {split: path for path in sorted(folder.iterdir()) if (split := split_of(path.name))}
+    return found if "train" in found and all(map(is_saved, found.values())) else {}
+
+
+def _load_saved(folder: Path, splits: Mapping[str, Path], split: str) -> LabelledImages:
+    if split not in splits:
+        raise DatasetError(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
+    data = LabelledImages.load(splits[split])
+    if list(data.class_names) != read_json(splits["train"] / PROVENANCE_FILE)["class_names"]:
+        both = f"{splits[split]} and {splits['train']}"
+        raise DatasetError(f"{both} have different classes: save both with the same.")
+    return data
+
+
+def _check_classes(folder: Path, train: Classes, chosen: Classes, split: str) -> None:
+    for name in sorted(set(chosen) - set(train)):
+        stranger = f'the {split} split of {folder} has the class "{name}"'
+        for known in train:
+            if how := twins(name, known):
+                raise DatasetError(f'{stranger} and train has "{known}", which differs {how}: rename one.')
+        raise DatasetError(f"{stranger}, which train has not: add it there.")
+
+
+def _divide(classes: Classes, root: Path, seed: int) -> dict[str, Classes]:
+    parts: dict[str, Classes] = {"train": {}, "validation": {}, "test": {}}
+    for name, paths in classes.items():
+        # The path is normalised because macOS stores accented names in another form.
+        ranked = sorted(
+            paths, key=lambda path: content_key(seed, unicodedata.normalize("NFC", _id(path, root)))
+        )
+        held_out = max(1, round(HELD_OUT_SHARE * len(paths))) if len(paths) >= 3 else 0
+        parts["test"][name] = tuple(sorted(ranked[:held_out]))
+        parts["validation"][name] = tuple(sorted(ranked[held_out : 2 * held_out]))
+        parts["train"][name] = tuple(sorted(ranked[2 * held_out :]))
+    return parts
+
+
+def _id(path: Path, root: Path) -> str:
+    return storable(path.relative_to(root).as_posix())
+
+
+class _Seen(NamedTuple):
+    """What is known of a file before its pixels are decoded."""
+
+    size: tuple[int, int] = (0, 0)
+    greatest: int = 0
+    digest: bytes = b""
+    error: UnreadableImage | None = None
+
+
+def _examine(paths: list[Path]) -> dict[Path, _Seen]:
+    files = {}
+    for path in paths:
+        try:
+            encoded = read_bytes(path)
+            size, greatest = encoded_size(encoded, path), greatest_value(encoded, path)
+            files[path] = _Seen(size, greatest, hashlib.blake2b(encoded, digest_size=16).digest())
+        except UnreadableImage as error:
+            files[path] = _Seen(error=error)
+    return files
+
+
+def _read(
+    folder: Path,
+    class_names: tuple[str, ...],
+    chosen: Mapping[str, Iterable[Path]],
+    files: Mapping[Path, _Seen],
+    request: Request,
+    *,
+    seed: int | None = None,
+) -> LabelledImages:
+    resolution = request.resolution or 0
+    # Of all images: those of one folder come from one camera, whose bits the files do not tell.
+    white = white_level(max((seen.greatest for seen in files.values()), default=0))
+    damaged = {path: seen.error for path, seen in files.items() if seen.error is not None}
+    wanted = [(path, class_names.index(name)) for name in chosen for path in chosen[name]]
+    images = np.empty((len(wanted), resolution, resolution, 3), np.uint8)
+    kept: list[tuple[Path, int]] = []
+    for path, label in wanted:
+        try:
+            if path not in damaged:
+                square = to_square(read_image(path, white=white), resolution, path, request.fit)
+                images[len(kept)] = square
+                kept.append((path, label))
+        except UnreadableImage as error:
+            damaged[path] = error
+    if damaged and not (request.skip_damaged and kept):
+        raise DatasetError(_all_damaged(damaged, files, request))
+    tell(None, _said_of(folder, [path for path, _ in kept], files, damaged, request, white))
+    provenance = {"dataset": storable(str(folder)), "split": request.split, "resolution": resolution}
+    if request.fit != "crop":
+        provenance["fit"] = request.fit
+    if seed is not None:
+        provenance["split_seed"] = seed
+    return LabelledImages(
+        images=images[: len(kept)],
+        labels=np.asarray([label for _, label in kept], dtype=np.int64),
+        class_names=class_names,
+        ids=tuple(_id(path, folder) for path, _ in kept),
+        provenance=provenance,
+    )
+
+
+def _all_damaged(
+    damaged: Mapping[Path, UnreadableImage], files: Mapping[Path, _Seen], request: Request
+) -> str:
+    # One is there, so that all are looked for, in the other splits too: nobody wants to hear of one per run.
+    found = dict(damaged)
+    for path in files:
+        try:
+            if path not in found:
+                to_square(read_image(path), 1, path, request.fit)
+        except UnreadableImage as error:
+            found[path] = error
+    culprits = [found[path] for path in sorted(found)]
+    if len(culprits) == 1:
+        return f"{str(culprits[0]).rstrip('.')}, or go on without it with skip_damaged=True."
+    named = listed([error.culprit for error in culprits])
+    remedy = "replace them, take them out, or go on without them with skip_damaged=True"
+    return f"{len(culprits)} images cannot be read ({named}): {remedy}."
+
+
+def _said_of(
+    folder: Path,
+    kept: list[Path],
+    files: Mapping[Path, _Seen],
+    damaged: Mapping[Path, UnreadableImage],
+    request: Request,
+    white: int,
+) -> Iterable[str]:
+    if damaged:
+        named = listed([damaged[path].culprit for path in sorted(damaged)])
+        yield f"{len(damaged)} images in {folder} are left out: {named}."
+    if 255 < white < 65535:
+        yield f"grey values in {folder} reach no more than {white}, which is taken for white."
+    lost = {path: 1 - min(files[path].size) / max(files[path].size) for path in kept}
+    if request.fit != "pad" and (far := [path for path in kept if lost[path] > WORTH_SAYING]):
+        worst = max(far, key=lost.__getitem__)
+        done = "cropped to their middle" if request.fit == "crop" else "squashed"
+        other = "squash" if request.fit == "crop" else "crop"
+        yield (
+            f"{len(far)} of {len(kept)} {request.split} images in {folder} are {done}, {worst.name} by "
+            f'{lost[worst]:.0%}: choose fit="pad" or fit="{other}" for another way.'
+        )

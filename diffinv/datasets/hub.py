@@ -16,9 +16,18 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the fir
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
 from diffinv.datasets.decoding import DatasetError
-from diffinv.datasets.folder import SPLIT_FOLDERS, natural_resolution
+from diffinv.datasets.folder import natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
-from diffinv.datasets.parquet import Columns, find_columns, read_images, read_labels, shorter_sides
+from diffinv.datasets.layout.names import split_of
+from diffinv.datasets.layout.tree import survey
+from diffinv.datasets.parquet import (
+    Columns,
+    find_columns,
+    holds_images,
+    read_images,
+    read_labels,
+    shorter_sides,
+)
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
 
 MEASURED_IMAGES = 1000  # from which a folder's resolution follows
@@ -47,7 +56,7 @@ def load_hub(name: str, card: DatasetCard, source: HubSource, request: Request) 
 
 
 def is_hub_folder(folder: Path) -> bool:
-    """Whether a folder holds Parquet files called after a split, as a dataset repository does."""
+    """Whether a folder holds Parquet files of images called after a split, as a dataset repository does."""
     return folder.is_dir() and bool(_files_by_configuration(folder))
 
 
@@ -60,6 +69,9 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
     the split, or if the files do not declare an image and a class.
     """
     configurations = _files_by_configuration(folder)
+    if images := survey(folder)[0].every_image():
+        both = f"{folder} holds Parquet files called after a split and images, such as {images[0]}"
+        raise DatasetError(f"{both}: put one of the two elsewhere.")
     if len(configurations) > 1:
         names = ", ".join(sorted(configurations))
         raise DatasetError(f"{folder} holds several datasets ({names}): give the folder of one of them.")
@@ -71,7 +83,7 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
         if needed not in parts:
             raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
     train = files["train"]
-    columns = find_columns(train[0])
+    columns = find_columns(train)
     resolution = request.resolution or natural_resolution(shorter_sides(train, columns, MEASURED_IMAGES))
     return _read(
         parts[request.split],
@@ -105,7 +117,7 @@ def _read(
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
     return LabelledImages(
-        images=read_images(paths, columns, chosen, resolution),
+        images=read_images(paths, columns, chosen, resolution, request.fit),
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),
@@ -120,7 +132,7 @@ def _files_by_configuration(folder: Path) -> dict[str, dict[str, list[Path]]]:
     paths = [path for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}.parquet")]
     for path in sorted(paths):
         inside = path.relative_to(folder)
-        if split := _split_of(inside):
+        if (split := _split_of(inside)) and holds_images(path):
             home = inside.parent.parent if _is_numbered(inside) else inside.parent
             found.setdefault(home.as_posix(), {}).setdefault(split, []).append(path)
     return found
@@ -133,4 +145,4 @@ def _is_numbered(path: Path) -> bool:
 def _split_of(path: Path) -> str | None:
     # "train-00000-of-00001.parquet", "train.parquet" or "train/0000.parquet".
     word = path.parent.name if _is_numbered(path) else path.stem.split("-")[0]
-    return next((split for split, aliases in SPLIT_FOLDERS.items() if word in aliases), None)
+    return split_of(word)

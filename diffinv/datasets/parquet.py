@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
 from diffinv.artefacts.writing import write_atomically
-from diffinv.datasets.decoding import DatasetError, decode_image, encoded_size, to_square
+from diffinv.datasets.decoding import DatasetError, Fit, decode_image, encoded_size, to_square
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "species")
 
 
 class Rows(NamedTuple):
@@ -71,28 +74,76 @@ def read_parquet(path: Path) -> Rows:
 
 
 class Columns(NamedTuple):
-    """The columns of images and of labels in anybody's files, and the names of the classes."""
+    """The columns of images and of labels in anybody's files, and the names of the classes.
+
+    `from_files` says that the training files call the classes so, and that all others have to.
+    """
 
     image: str
     label: str
     class_names: tuple[str, ...]
+    from_files: bool = False
 
 
-def find_columns(path: Path) -> Columns:
-    """The columns that `datasets` declared when it wrote the file.
+def holds_images(path: Path) -> bool:
+    """Whether a file has images inside; one that is damaged may."""
+    try:
+        return any(_is_image(field.type) for field in pq.read_schema(path))
+    except (pa.ArrowException, OSError):
+        return True
 
-    Of several columns of classes "label" is taken, or "fine_label". DatasetError if there is no column of
+
+def find_columns(paths: Sequence[Path]) -> Columns:
+    """The columns that `datasets` declared when it wrote these files, or else those that look like it.
+
+    Of several columns of classes "label" is taken, or "fine_label". Where none is declared, the classes are
+    called as the column says, in the order of their names or numbers. DatasetError if there is no column of
     images or no single one of classes.
     """
+    path = paths[0]
     with _reading(path) as file:
-        features = _features(file)
+        features, schema = _features(file), file.schema_arrow
+    if not features:
+        return _undeclared(paths, schema)
     images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     labels = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     labels = [name for name in labels if name in ("label", "labels", "fine_label")][:1] or labels
     if not images or len(labels) != 1:
         missing = 'ClassLabel feature called "label"' if images else "Image feature"
         raise DatasetError(f"{path} has no {missing}: write it again with one, as the datasets library does.")
-    return Columns(images[0], labels[0], tuple(features[labels[0]]["names"]))
+    return Columns(images[0], labels[0], tuple(features[labels[0]]["names"]), from_files=True)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _undeclared(paths: Sequence[Path], schema: pa.Schema) -> Columns:
+    images = [field.name for field in schema if _is_image(field.type)]
+    labels = [name for name in schema.names if name.casefold() in LABEL_COLUMNS][:1]
+    if len(images) != 1 or not labels:
+        missing = 'ClassLabel feature or column "label"' if images else "Image feature or column of images"
+        remedy = "write it again with one, as the datasets library does"
+        raise DatasetError(f"{paths[0]} has no {missing}: {remedy}.")
+    values: set[str | int] = set()
+    for path in paths:
+        with _reading(path) as file:
+            values |= set(file.read(columns=labels)[labels[0]].unique().drop_null().to_pylist())
+    kinds = {type(value) for value in values}
+    if kinds == {int}:
+        last = max(value for value in values if isinstance(value, int))
+        return Columns(images[0], labels[0], tuple(str(label) for label in range(last + 1)))
+    if kinds != {str}:
+        raise DatasetError(f"{path} has classes that are neither words nor numbers: write them as words.")
+    return Columns(images[0], labels[0], tuple(sorted(map(str, values))))
+
+
+def _numbered(column: pa.ChunkedArray, columns: Columns, path: Path) -> pa.ChunkedArray:
+    if unknown := sorted(set(column.unique().drop_null().to_pylist()) - set(columns.class_names)):
+        raise DatasetError(f'{path} has the class "{unknown[0]}", which train has not: add it there.')
+    return pc.index_in(column, pa.array(columns.class_names, column.type))
 
 
 def read_labels(
@@ -117,6 +168,14 @@ def read_labels(
         if declared is not None and len(declared) != last + 1:
             found = f"{len(declared)} classes, not {last + 1}"
             raise DatasetError(f"{path} has {found}: get the dataset again.")
+        if columns.from_files and declared is not None and tuple(declared) != columns.class_names:
+            first = next(label for label in range(last + 1) if declared[label] != columns.class_names[label])
+            other = (
+                f'calls class {first} "{declared[first]}", the training files "{columns.class_names[first]}"'
+            )
+            raise DatasetError(f"{path} {other}: write all Parquet files with the same classes in one order.")
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = _numbered(column, columns, path)
         if column.null_count or not pa.types.is_integer(column.type):
             raise DatasetError(f"{path} has images without a class: take them out, or number the classes.")
         labels.append(column.to_numpy().astype(np.int64))
@@ -128,12 +187,16 @@ def read_labels(
 
 
 def read_images(
-    paths: Sequence[Path], columns: Columns, rows: Int[np.ndarray, " chosen"], resolution: int
+    paths: Sequence[Path],
+    columns: Columns,
+    rows: Int[np.ndarray, " chosen"],
+    resolution: int,
+    fit: Fit = "crop",
 ) -> UInt8[np.ndarray, "chosen side side 3"]:
     """Decode `rows` (ascending, counted on from file to file), each straight to `resolution`."""
     images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
     for position, (name, encoded) in enumerate(_encoded(paths, columns, rows)):
-        images[position] = to_square(decode_image(encoded, name), resolution, name)
+        images[position] = to_square(decode_image(encoded, name), resolution, name, fit)
     return images
 
 
@@ -165,7 +228,7 @@ def _encoded(
 
 
 def _bytes_in(value: Any, name: str) -> bytes:
-    encoded = value.get("bytes") if isinstance(value, dict) else None
+    encoded = value.get("bytes") if isinstance(value, dict) else value
     if encoded is None:
         raise DatasetError(f"{name} is not stored in the file: write it again with the images embedded.")
     return encoded

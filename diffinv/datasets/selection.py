@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from diffinv.artefacts.keys import content_key
-from diffinv.datasets.decoding import DatasetError
+from diffinv.datasets.decoding import DatasetError, Fit
+from diffinv.datasets.layout.plan import ClassLevel
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Request:
     resolution: int | None = None
     images_per_class: int | None = None
     seed: int = 0
+    fit: Fit = "crop"
+    class_level: ClassLevel | None = None
+    skip_damaged: bool = False
 
 
 def choose_per_class(

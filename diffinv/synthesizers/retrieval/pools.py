@@ -17,7 +17,7 @@ from diffinv.artefacts.keys import content_key
 from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset
 from diffinv.datasets.decoding import decode_image, read_image, to_square
 from diffinv.datasets.embedded import FOLDER
-from diffinv.datasets.folder import SUFFIXES
+from diffinv.datasets.layout.tree import SUFFIXES
 
 EMBEDDED_POOL = "icons_pool"
 

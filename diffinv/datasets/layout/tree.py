@@ -1,0 +1,166 @@
+"""What lies in a folder: images, tables and folders, each place visited once, and what was passed over."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from diffinv.datasets.layout.names import readable
+
+SUFFIXES = {
+    *(
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+    ),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"),
+}
+TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
+# Kinds that begin with a mark of their own: a file with another suffix, or none, is one of them by that.
+_MARKED = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
+# What often lies beside images and is none: passed over without a warning.
+_COMPANIONS = {
+    *(
+        ".txt",
+        ".md",
+        ".rst",
+        ".html",
+        ".json",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".ini",
+        ".db",
+        ".log",
+        ".py",
+        ".ipynb",
+    ),
+    *(".sha256", ".md5", *TABLES),
+}
+_TOOL_FOLDERS = {
+    *(
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+    ),
+    *("__pycache__", "cvs", "thumbnails", "_thumbs", "_thumbnails"),
+}
+MOST_NAMED = 50  # culprits in one sentence
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder: its own images and tables, and the folders in it."""
+
+    path: Path
+    images: tuple[Path, ...] = ()
+    tables: tuple[Path, ...] = ()
+    folders: tuple["Tree", ...] = ()
+
+    def every(self) -> Iterator["Tree"]:
+        """This folder and all below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.every()
+
+    def every_image(self) -> tuple[Path, ...]:
+        """The images of this folder and of all below it, in the order of their paths."""
+        return tuple(sorted(path for tree in self.every() for path in tree.images))
+
+    def filled(self) -> tuple["Tree", ...]:
+        """The folders in it that hold an image, at whatever depth."""
+        return tuple(folder for folder in self.folders if folder.every_image())
+
+
+def survey(folder: Path) -> tuple[Tree, tuple[str, ...]]:
+    """All that a folder holds, and sentences on what in it cannot be reached or read.
+
+    Hidden files, and folders that tools keep, are passed over. Links are followed, to each place once.
+    """
+    walk = _Walk()
+    tree = walk.down(folder)
+    return tree, tuple(walk.sentences(folder))
+
+
+def listed(names: list[str] | tuple[str, ...], most: int = MOST_NAMED) -> str:
+    """Names in one line, "and 7 more" in place of those beyond `most`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass
+class _Walk:
+    visited: set[Path] = field(default_factory=set)
+    twice: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def down(self, folder: Path) -> Tree:
+        self.visited.add(folder.resolve())
+        images, tables, folders = [], [], []
+        try:
+            # Links come last, so that a place is called by its own path where it has one here.
+            entries = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path.name))
+            for path in entries:
+                suffix = path.suffix.lower()
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir():
+                    if path.name.lower() in _TOOL_FOLDERS:
+                        continue
+                    if path.resolve() in self.visited:
+                        self.twice.append(str(path))
+                    else:
+                        folders.append(self.down(path))
+                elif not path.exists():
+                    self.dangling.append(str(path))
+                elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
+                    images.append(path)
+                elif suffix in TABLES:
+                    tables.append(path)
+                elif suffix not in _COMPANIONS:
+                    self.skipped[suffix or path.name] += 1
+        except OSError:
+            self.closed.append(str(folder))
+        folders.sort(key=lambda tree: tree.path)
+        return Tree(folder, tuple(sorted(images)), tuple(tables), tuple(folders))
+
+    def sentences(self, folder: Path) -> Iterator[str]:
+        if self.skipped:
+            kinds = listed([f"{count} {kind}" for kind, count in sorted(self.skipped.items())])
+            count = sum(self.skipped.values())
+            one = "file in {} is no image" if count == 1 else "files in {} are no images"
+            yield f"{count} {one.format(folder)} that Pillow reads, and skipped: {kinds}."
+        for paths, what in (
+            (self.dangling, "lead nowhere, and are skipped"),
+            (self.twice, "lead to folders that are read already, and are not followed"),
+        ):
+            if paths:
+                yield f"links in {folder} {what}: {listed([readable(path) for path in paths])}."
+        if self.closed:
+            yield f"folders in {folder} are not yours to read, and are skipped: {listed(self.closed)}."
+
+
+def _shows_an_image(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=_MARKED):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
