@@ -16,7 +16,16 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
 from diffinv.foundation.networks import best_device, weights_fingerprint
-from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, is_hub_id, readable
+from diffinv.models.checkpoint import (
+    EMBEDDED,
+    PINNED_REVISIONS,
+    CheckpointError,
+    check_tokenizer,
+    check_whole,
+    is_hub_id,
+    readable,
+    tensor_faults,
+)
 
 Features = Float[Tensor, "item feature"]
 Images = UInt8[np.ndarray, "image height width 3"]
@@ -113,8 +122,14 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     place, tokenizer = _find(name)
     revision = PINNED_REVISIONS.get(str(name), "main")
     with readable(f"CLIP {str(name)!r}", "check the name, or copy the folder again"):
-        model = CLIPModel.from_pretrained(place, revision=revision, use_safetensors=True, dtype=torch.float32)
+        loader: Any = CLIPModel.from_pretrained  # whose types know of the model alone
+        model, info = loader(
+            place, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if isinstance(tokenizer, Path):
+            check_tokenizer(f"CLIP {str(name)!r}", tokenizer)
         words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
+    check_whole(f"CLIP {str(name)!r}", tensor_faults("model", model, info))
     return FrozenClip(model, words, name=str(name), device=device or best_device(), **_colours(place))
 
 

@@ -21,10 +21,9 @@ from diffinv.models.checkpoint import (
     COMPONENTS,
     NETWORKS,
     CheckpointError,
-    check_networks,
+    check_parts,
     find_checkpoint,
     read_folder,
-    readable,
 )
 from diffinv.models.memory import (
     AUTOENCODER_BATCH,
@@ -256,9 +255,8 @@ def load_diffusion(
     path = find_checkpoint(name, revision, dtype)
     if config is not None and not path.is_file():
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
-    with readable(f"checkpoint {str(name)!r}"):
-        pipeline = read_single_file(path, config) if path.is_file() else read_folder(path, dtype)
-    check_networks(str(name), pipeline.vae, pipeline.unet)
+    pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
+    check_parts(str(name), pipeline)
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)
