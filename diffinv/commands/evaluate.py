@@ -19,11 +19,12 @@ from diffinv.commands.options import (
 
 if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages
-    from diffinv.models.diffusion import FrozenDiffusion
     from diffinv.studies.grid import Condition
+    from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
 log = logging.getLogger(__name__)
-IMAGES_PER_REAL, NEIGHBOURS, LEAST_SEEDS = 5, 5, 3
+IMAGES_PER_REAL, NEIGHBOURS = 5, 5
+LEAST_SEEDS = 3  # that of studies.grid, whose import would take seconds
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 
@@ -145,7 +146,6 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
     side = max(train.resolution, profile.sampling.resolution or 0)
     diffusion = load_model(options, profile.using("", side))
     profile = profile.using("", diffusion.suitable_resolution(side))
-    _say_sides(diffusion, train.resolution, diffusion.suitable_resolution(side))
     synthesizer = DiffusionInversion(
         diffusion,
         override(profile.inversion, options, "seed"),
@@ -158,24 +158,32 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
         "images_per_real": IMAGES_PER_REAL if options.images_per_real is None else options.images_per_real,
         "real_per_class": options.real_per_class,
     }
+    _say_sides(synthesizer, train, options.seeds * shared["images_per_real"])
     yield Condition(REAL, Real(), **{**shared, "images_per_real": 1})
     yield Condition(SYNTHETIC, synthesizer, **shared)
     yield Condition(BOTH, synthesizer, with_real=True, **shared)
 
 
-def _say_sides(diffusion: "FrozenDiffusion", own: int, side: int) -> None:
+def _say_sides(synthesizer: "DiffusionInversion", train: "LabelledImages", samples_per_real: int) -> None:
     """Say where images are drawn at another side than theirs, or at one that the model was not made for."""
-    native = diffusion.native_resolution
+    from diffinv.reproduce.talk import duration
+    from diffinv.studies.estimate import estimate
+
+    diffusion, side = synthesizer.diffusion, synthesizer.sampling.resolution or train.resolution
+    name, native = diffusion.name, diffusion.native_resolution
+    if side != train.resolution:
+        log.info(
+            "images of %d px are drawn at %d px, which %r takes, and resized.", train.resolution, side, name
+        )
     if side > native:
         log.info(
-            "%r draws images of %d px and yours are drawn at %d px, with %d times the work and less well: "
-            "choose --resolution %d, or --model for one that draws larger images.",
-            diffusion.name, native, side, round((side / native) ** 2), native,
+            "%r draws images of %d px, and worse ones of %d px, for which the time is estimated now; choose "
+            "--resolution %d, or --model for one that draws large images.",
+            name, native, side, native,
         )  # fmt: skip
-    if side != own:
-        log.info(
-            "images of %d px are drawn at %d px, which %r takes, and made smaller.", own, side, diffusion.name
-        )
+        settings: dict[str, Any] = {"inversion": synthesizer.inversion, "sampling": synthesizer.sampling}
+        seconds = estimate(diffusion, train, images_per_real=samples_per_real, **settings).seconds
+        log.info("the synthetic images will take about %s.", duration(seconds))
 
 
 def _judge(options: argparse.Namespace) -> str:

@@ -44,7 +44,8 @@ def guarded(command: Callable[[], int]) -> int:
 def _reader_is_gone() -> bool:
     """Whether it is the standard output that is broken: its reader, such as `head`, had enough."""
     try:
-        sys.stdout.flush()  # again: what could not be written is still waiting
+        sys.stdout.write("\n")  # what could not be written before is no longer waiting
+        sys.stdout.flush()
     except BrokenPipeError:
         return True
     return False

@@ -138,7 +138,7 @@ class FrozenDiffusion:
         return self.unet.config.sample_size * self.downsampling_factor
 
     def suitable_resolution(self, resolution: int) -> int:
-        """The side of images that pass through autoencoder and U-Net unpadded: this one, or the next above."""
+        """The next side, from this one on, of images that pass through autoencoder and U-Net unpadded."""
         multiple = self.downsampling_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         return max(multiple, multiple * math.ceil(resolution / multiple))
 
