@@ -124,10 +124,10 @@ def test_the_sides_of_images_that_the_model_does_not_take_are_said(
     arguments += ["--images-per-real", "1", "--out", str(tmp_path / "e.json")]
     assert main(["evaluate", str(folder), *arguments]) == 0
     said = " ".join(caplog.messages)
-    assert "images of 36 px are drawn at 40 px" in said
+    assert "36 px images are drawn at 40 px" in said
     assert "'tiny' draws images of 32 px, and worse ones of 40 px" in said and "--resolution 32" in said
     assert "will take about" in said
-    assert "always answering 'disc', the majority class, would score 33.3%" in capsys.readouterr().out
+    assert "the majority class, would score 33.3%" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("broken", ["stdout", "another pipe"])
@@ -141,7 +141,8 @@ def test_only_a_broken_standard_output_means_that_the_reader_had_enough(broken):
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", code], **pipes)
-    process.stdout.close()
+    if broken == "stdout":
+        process.stdout.close()
     said = process.stderr.read().decode()
     assert (process.wait(), said == "") == ((0, True) if broken == "stdout" else (1, False)), said
 
