@@ -33,13 +33,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         expected = texts.pop(CHECKSUM, None)
         header = {name: json.loads(text) for name, text in texts.items()}
     except (OSError, SafetensorError, ValueError, AttributeError) as error:
-        raise ArtefactError(
-            f"{path} is missing or damaged ({error}): make it again, or copy it again."
-        ) from error
+        raise ArtefactError(f"{path} is missing or damaged ({error}): make or copy it again.") from error
     if expected not in (None, _checksum(tensors, texts)):
-        raise ArtefactError(
-            f"{path} is damaged (its contents do not have its checksum): make it again, or copy it again."
-        )
+        raise ArtefactError(f"{path} is damaged (it has another checksum): make or copy it again.")
     return tensors, header
 
 
