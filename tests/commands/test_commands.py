@@ -124,7 +124,7 @@ def test_the_sides_of_images_that_the_model_does_not_take_are_said(
     arguments += ["--images-per-real", "1", "--out", str(tmp_path / "e.json")]
     assert main(["evaluate", str(folder), *arguments]) == 0
     said = " ".join(caplog.messages)
-    assert "36 px images are drawn at 40 px" in said
+    assert "images of 36 px are drawn at 40 px" in said
     assert "'tiny' draws images of 32 px, and worse ones of 40 px" in said and "--resolution 32" in said
     assert "will take about" in said
     assert "the majority class, would score 33.3%" in capsys.readouterr().out
