@@ -60,10 +60,13 @@ def claimed(paths: Iterable[Path]) -> Iterator[Path]:
     busy = []
     for path in paths:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             mine = _lock_beside(path).acquire(timeout=0)
         except Timeout:
             busy.append(path)
             continue
+        except OSError as error:
+            raise _cannot_write(path, error, "set DIFFINV_CACHE to a folder") from error
         with mine:
             yield path
     for path in busy:
@@ -72,11 +75,25 @@ def claimed(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _lock_beside(path: Path) -> BaseFileLock:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
     return FileLock(path.with_name(f"{path.name}.lock"), mode=0o666)
+
+
+def check_output(path: str | Path, *, folder: bool = False) -> None:
+    """Raise, before the work, the ArtefactError in which writing this file, or folder, would end after it."""
+    path = Path(path).absolute()
+    if folder:
+        _check_replaceable(path)
+    elif path.is_dir():
+        raise ArtefactError(f"{path} is a folder: choose the name of a file.")
+    # Not beside it: the folders above are made when there is something to put in.
+    place = next(parent for parent in path.parents if parent.exists())
+    try:
+        with _staging(place / path.name) as temporary:
+            temporary.touch()
+    except ArtefactError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise _cannot_write(path, error.__cause__) from error.__cause__
 
 
 @contextmanager
@@ -238,12 +255,12 @@ def _concerns_writing(error: OSError, path: Path, temporary: Path) -> bool:
     return culprit == path or culprit in path.parents or culprit.is_relative_to(temporary)
 
 
-def _cannot_write(path: Path, error: OSError) -> ArtefactError:
+def _cannot_write(path: Path, error: OSError, remedy: str = "choose a folder") -> ArtefactError:
     if error.errno in _FULL:
         return ArtefactError(f"there is no space left to write {path}: free some, or choose another folder.")
     # mkdir says "file exists" when a part of the path is a file.
     reason = "not a directory" if error.errno == errno.EEXIST else (error.strerror or str(error)).lower()
-    return ArtefactError(f"{path} cannot be written ({reason}): choose a folder that you may write to.")
+    return ArtefactError(f"{path} cannot be written ({reason}): {remedy} that you may write to.")
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -1,18 +1,32 @@
 """`diffinv evaluate`: is it worth it for these images, or how good is this synthetic set?"""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, asked, load_model, override, reading
+from diffinv.commands.options import (
+    REAL_IMAGES,
+    add_model,
+    add_reading,
+    asked,
+    at_least,
+    load_model,
+    option,
+    override,
+    reading,
+)
 
 if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages
     from diffinv.studies.grid import Condition
+    from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
+log = logging.getLogger(__name__)
 IMAGES_PER_REAL, NEIGHBOURS = 5, 5
+LEAST_SEEDS = 3  # that of studies.grid, whose import would take seconds
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 
@@ -27,15 +41,15 @@ def add_to(verbs) -> None:
     add = verb.add_argument
     add("folder", metavar="REAL", help=REAL_IMAGES)
     add("synthetic", nargs="?", metavar="SYNTHETIC", help="folder of synthetic images of the same classes")
-    kinds = "trainings of each kind, at least 3 (default: %(default)s)"
-    add("--seeds", type=int, default=3, metavar="N", help=kinds)
-    add("--resolution", type=int, help="side of the images (default: the folder's own)")
-    add("--optimiser-steps", type=int, help="steps of each training (default: the profile's)")
+    kinds = f"trainings of each kind, at least {LEAST_SEEDS} (default: %(default)s)"
+    add("--seeds", type=at_least(LEAST_SEEDS), default=3, metavar="N", help=kinds)
+    add("--resolution", type=at_least(1), help="side of the images (default: the folder's own)")
+    add("--optimiser-steps", type=at_least(1), help="steps of each training (default: the profile's)")
     out = "default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it"
     add("--out", type=Path, metavar="JSON", help=out)
     add = verb.add_argument_group("with REAL alone").add_argument
-    add("--images-per-real", type=int, metavar="N", help="default: 5")
-    add("--real-per-class", type=int, metavar="N", help="use only so many real images per class")
+    add("--images-per-real", type=at_least(1), metavar="N", help="default: 5")
+    add("--real-per-class", type=at_least(1), metavar="N", help="use only so many real images per class")
     add = verb.add_argument_group("with SYNTHETIC").add_argument
     add("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
     add("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
@@ -43,7 +57,7 @@ def add_to(verbs) -> None:
     flag = {"action": "store_true", "default": None}
     add("--against-real", **flag, help="train classifiers on REAL as well")
     add("--no-accuracy", **flag, help="train no classifier")
-    add("--neighbours", type=int, metavar="K", help="of precision, recall, ... (default: 5)")
+    add("--neighbours", type=at_least(1), metavar="K", help="of precision, recall, ... (default: 5)")
     add_reading(verb)
     add_model(verb)
     verb.set_defaults(verb=run)
@@ -63,26 +77,23 @@ def run(options: argparse.Namespace) -> int:
 def _refuse(options: argparse.Namespace, *names: str, where: str) -> None:
     for name in names:
         if getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} {where}: leave it out.")
+            raise ValueError(f"{option(name)} {where}: leave it out.")
 
 
 def _compare(options: argparse.Namespace) -> str:
     """Train classifiers on real images, on synthetic ones and on both; write JSON and return the report."""
-    from diffinv.artefacts.writing import provenance, write_json
+    from diffinv.artefacts.writing import check_output, provenance, write_json
     from diffinv.datasets import load_dataset
-    from diffinv.studies.grid import LEAST_SEEDS, run_study
+    from diffinv.studies.grid import run_study
     from diffinv.studies.statistics import describe_gain, paired_difference, summarise
 
-    if options.seeds < LEAST_SEEDS:
-        raise ValueError(
-            f"seeds is {options.seeds}: an interval needs at least {LEAST_SEEDS} trainings of each kind."
-        )
+    name = Path(options.folder).resolve().name
+    out = options.out or Path(f"{name}-evaluation.json")
+    check_output(out)
     how = {"seed": options.seed, **reading(options)}
     train = load_dataset(options.folder, split="train", resolution=options.resolution, **how)
     # The folder's splits may differ in their natural resolution.
     test = load_dataset(options.folder, split="test", resolution=train.resolution, **how)
-    name = Path(options.folder).resolve().name
-    out = options.out or Path(f"{name}-evaluation.json")
     seeds = range(options.seed, options.seed + options.seeds)
     rows = run_study(list(_conditions(options, train)), train=train, test=test, seeds=seeds, dataset=name)
 
@@ -102,6 +113,7 @@ def _compare(options: argparse.Namespace) -> str:
     lines = [
         f"{name}: {len(train)} training and {len(test)} test images, {options.seeds} seeds, the same steps "
         "for all",
+        _guessing(train, test),
         "",
         f"{'trained on':<18}{'images':>8}{'accuracy':>12}   95 % interval",
         *(
@@ -114,6 +126,19 @@ def _compare(options: argparse.Namespace) -> str:
     return "\n".join([*lines, "", f"{out} holds every row.", ""])
 
 
+def _guessing(train: "LabelledImages", test: "LabelledImages") -> str:
+    """What an accuracy has to be compared with, and which class it says least of."""
+    counts = test.class_counts()
+    largest, smallest = (choose(counts, key=lambda each: counts[each]) for choose in (max, min))
+    sentence = (
+        f"always answering {largest!r}, the majority class, would score {counts[largest] / len(test):.1%}"
+    )
+    if counts[largest] == counts[smallest]:
+        return sentence
+    few = f"{counts[smallest]} test and {train.class_counts()[smallest]} training images"
+    return f"{sentence}; of {smallest!r}, the smallest class, there are {few}"
+
+
 def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterator[Condition]":
     from diffinv.lessons.profiles import load_profile
     from diffinv.studies.grid import Condition
@@ -122,9 +147,11 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
 
     profile = load_profile(options.profile).for_dataset(str(options.folder))
     # Vectors are learned at the images' own side, or above where the profile's model wants more.
-    profile = profile.using("", max(train.resolution, profile.sampling.resolution or 0))
+    side = max(train.resolution, profile.sampling.resolution or 0)
+    diffusion = load_model(options, profile.using("", side))
+    profile = profile.using("", diffusion.suitable_resolution(side))
     synthesizer = DiffusionInversion(
-        load_model(options, profile),
+        diffusion,
         override(profile.inversion, options, "seed"),
         profile.perturbation,
         profile.sampling,
@@ -135,14 +162,37 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
         "images_per_real": IMAGES_PER_REAL if options.images_per_real is None else options.images_per_real,
         "real_per_class": options.real_per_class,
     }
+    _say_sides(synthesizer, train, options.seeds * shared["images_per_real"])
     yield Condition(REAL, Real(), **{**shared, "images_per_real": 1})
     yield Condition(SYNTHETIC, synthesizer, **shared)
     yield Condition(BOTH, synthesizer, with_real=True, **shared)
 
 
+def _say_sides(synthesizer: "DiffusionInversion", train: "LabelledImages", samples_per_real: int) -> None:
+    """Say where images are drawn at another side than theirs, or at one that the model was not made for."""
+    from diffinv.reproduce.talk import duration
+    from diffinv.studies.estimate import estimate
+
+    diffusion, side = synthesizer.diffusion, synthesizer.sampling.resolution or train.resolution
+    name, native = diffusion.name, diffusion.native_resolution
+    if side != train.resolution:
+        log.info(
+            "images of %d px are drawn at %d px, which %r takes, and resized.", train.resolution, side, name
+        )
+    if side > native:
+        log.info(
+            "%r draws images of %d px, and worse ones of %d px, for which the time is estimated now; choose "
+            "--resolution %d, or --model for one that draws large images.",
+            name, native, side, native,
+        )  # fmt: skip
+        settings: dict[str, Any] = {"inversion": synthesizer.inversion, "sampling": synthesizer.sampling}
+        seconds = estimate(diffusion, train, images_per_real=samples_per_real, **settings).seconds
+        log.info("the synthetic images will take about %s.", duration(seconds))
+
+
 def _judge(options: argparse.Namespace) -> str:
     """Judge the synthetic set by the real one: write JSON and a page, and return the card as text."""
-    from diffinv.artefacts.writing import provenance, write_json
+    from diffinv.artefacts.writing import check_output, provenance, write_json
     from diffinv.datasets.folder import load_like
     from diffinv.evaluation.card import card_record, card_text, evaluation_card
     from diffinv.evaluation.page import write_page
@@ -151,6 +201,13 @@ def _judge(options: argparse.Namespace) -> str:
 
     profile = load_profile(options.profile)
     training = None if options.no_accuracy else override(profile.training, options, "optimiser_steps")
+    names = [Path(folder).resolve().name for folder in (options.synthetic, options.folder)]
+    out = options.out or Path(f"{names[0]}-evaluation.json")
+    page = out.with_suffix(".html")
+    if page == out:
+        raise ValueError(f"--out {out} is where the page goes: name the file of numbers, {out.stem}.json.")
+    for path in (out, page):
+        check_output(path)
     real, test = _real_images(options)
     synthetic = load_like(Path(options.synthetic).expanduser(), real)
     card = evaluation_card(
@@ -163,10 +220,7 @@ def _judge(options: argparse.Namespace) -> str:
         against_real=bool(options.against_real) and training is not None,
         k=NEIGHBOURS if options.neighbours is None else options.neighbours,
     )
-    names = [Path(folder).resolve().name for folder in (options.synthetic, options.folder)]
     title = f"{names[0]} against {names[1]}"
-    out = options.out or Path(f"{names[0]}-evaluation.json")
-    page = out.with_suffix(".html")
     write_json(out, {**provenance(options=asked(options)), "title": title, **card_record(card)})
     write_page(card, page, title=title)
     counts = f"{len(synthetic)} synthetic against {len(real)} training images"

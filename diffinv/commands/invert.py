@@ -4,7 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, load_model, override, reading
+from diffinv.commands.options import (
+    REAL_IMAGES,
+    add_model,
+    add_reading,
+    at_least,
+    load_model,
+    override,
+    reading,
+    suiting,
+)
 
 
 def add_to(verbs) -> None:
@@ -13,9 +22,9 @@ def add_to(verbs) -> None:
     add("folder", metavar="FOLDER", help=REAL_IMAGES)
     add("--out", type=Path, required=True, metavar="STORE", help="folder for the learned vectors")
     add("--split", default="train", help="train, validation or test (default: %(default)s)")
-    add("--resolution", type=int, help="side at which to learn (default: the profile's)")
-    add("--num-tokens", type=int, help="vectors per image")
-    add("--steps-per-image", type=int, help="updates per image")
+    add("--resolution", type=at_least(1), help="side at which to learn (default: the profile's)")
+    add("--num-tokens", type=at_least(1), help="vectors per image")
+    add("--steps-per-image", type=at_least(1), help="updates per image")
     add("--learning-rate", type=float)
     add_reading(verb)
     add_model(verb)
@@ -23,16 +32,20 @@ def add_to(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from diffinv.artefacts.writing import check_output
     from diffinv.datasets import load_dataset
     from diffinv.lessons.profiles import load_profile
     from diffinv.method.cached import invert
 
+    check_output(options.out, folder=True)
     profile = load_profile(options.profile).for_dataset(str(options.folder))
     profile = profile.using("", options.resolution or 0)
     settings = override(profile.inversion, options, "num_tokens", "steps_per_image", "learning_rate", "seed")
     resolution = profile.sampling.resolution
     real = load_dataset(options.folder, split=options.split, resolution=resolution, **reading(options))
-    store = invert(load_model(options, profile), real, settings)
+    diffusion = load_model(options, profile)
+    suiting(diffusion, real.resolution)
+    store = invert(diffusion, real, settings)
     store.save(options.out)
     sys.stdout.write(f"{options.out} holds the vectors of {len(store)} images.\n")
     return 0

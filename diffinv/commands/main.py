@@ -5,7 +5,9 @@ the exit code, so that `diffinv --help` is instant.
 """
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,6 +28,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Figures go into files here; one of a desktop or of a Colab cell may not even be installed.
+    os.environ.pop("MPLBACKEND", None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without umlauts gets the rest of the report
+            stream.reconfigure(errors="backslashreplace")
     if arguments[:1] == ["pretrain"]:  # has a parser of its own
         # By its name: the factory is no part of what the rest of the package is checked against.
         return guarded(lambda: import_module("diffinv.tinysd.pretrain").main(arguments[1:]) or 0)

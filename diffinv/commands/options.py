@@ -1,6 +1,7 @@
 """Options that several verbs share, and what they stand for."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,22 @@ PROFILES = "smoke, tiny, colab or paper"
 REAL_IMAGES = "class folders, icons10, novel10, emoji6 or mnist5k"
 
 Settings = TypeVar("Settings")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A kind of option: a whole number that is not below `least`."""
+
+    def count(text: str) -> int:
+        if not text.removeprefix("-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return count
+
+
+def option(name: str) -> str:
+    """How a setting is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:
@@ -53,7 +70,21 @@ def load_model(
 def override(settings: Settings, options: argparse.Namespace, *names: str) -> Settings:
     """The settings with those of the named options that were given."""
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return replace(settings, **given)  # type: ignore[type-var]
+    try:
+        return replace(settings, **given)  # type: ignore[type-var]
+    except ValueError as error:  # which speaks of settings
+        message = str(error)
+        for name in given:
+            message = message.replace(name, option(name))
+        raise ValueError(message) from error
+
+
+def suiting(diffusion: "FrozenDiffusion", resolution: int) -> None:
+    """ValueError, which names --resolution, unless the model takes images of this side."""
+    if (nearest := diffusion.suitable_resolution(resolution)) != resolution:
+        raise ValueError(
+            f"{diffusion.name!r} takes no images of {resolution} px: choose --resolution {nearest}."
+        )
 
 
 def asked(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffinv.commands.options import PROFILES
+from diffinv.commands.options import PROFILES, at_least
 from diffinv.foundation.errors import say
 
 
@@ -13,7 +13,7 @@ def add_to(verbs) -> None:
     add, default = verb.add_argument, "default: %(default)s"
     add("--profile", default="tiny", help=f"{PROFILES} ({default})")
     add("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
-    add("--jobs", type=int, default=1, metavar="N", help=f"notebooks at a time ({default})")
+    add("--jobs", type=at_least(1), default=1, metavar="N", help=f"notebooks at a time ({default})")
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help=default)
     add("--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help=default)
     add(

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffinv.commands.options import add_model, load_model, override
+from diffinv.commands.options import add_model, at_least, load_model, override
 
 
 def add_to(verbs) -> None:
@@ -12,23 +12,25 @@ def add_to(verbs) -> None:
     add = verb.add_argument
     add("store", type=Path, metavar="STORE", help="folder written by diffinv invert")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the synthetic images")
-    add("--images-per-real", type=int, default=5, metavar="N", help="default: %(default)s")
+    add("--images-per-real", type=at_least(1), default=5, metavar="N", help="default: %(default)s")
     add("--guidance-scale", type=float, help="1 = unguided")
     add("--noise-std", type=float, help="noise on the vectors, the paper's lambda")
     add("--interpolation-weight", type=float, help="share of a partner's vectors; 0 = none")
     add("--unconditional", help="mean, class_mean or empty_prompt")
-    add("--num-inference-steps", type=int)
+    add("--num-inference-steps", type=at_least(1))
     add("--scheduler", help="a scheduler class of diffusers, such as DDIMScheduler")
     add_model(verb)
     verb.set_defaults(verb=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    from diffinv.artefacts.writing import check_output
     from diffinv.lessons.profiles import load_profile
     from diffinv.method.store import EmbeddingStore
     from diffinv.synthesizers.base import check_request
     from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
+    check_output(options.out, folder=True)
     store = EmbeddingStore.load(options.store)
     check_request(store, options.images_per_real)
     profile = load_profile(options.profile).using("", store.resolution)

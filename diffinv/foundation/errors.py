@@ -16,10 +16,14 @@ def guarded(command: Callable[[], int]) -> int:
     if os.environ.get("DIFFINV_DEBUG") == "1":
         return command()
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # here, where a reader who is gone can be told from a defect
+        return code
     except KeyboardInterrupt:
         return say("Interrupted; what was finished is kept, and the same command goes on from there.", 130)
-    except BrokenPipeError:  # the reader, such as `head`, had enough
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            return say("A process that was to do a part of the work has ended: run the command again.", 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
@@ -35,6 +39,16 @@ def guarded(command: Callable[[], int]) -> int:
         if not (type(error).__module__.startswith("diffinv.") or type(error).__name__ == "OutOfMemoryError"):
             raise
         return say(_sentence(error), 2)
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is the standard output that is broken: its reader, such as `head`, had enough."""
+    try:
+        sys.stdout.write("\n")  # what could not be written before is no longer waiting
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def say(sentence: str, code: int) -> int:

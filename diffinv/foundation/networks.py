@@ -14,6 +14,18 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or else the best one; ValueError where no tensor can be put on it and read."""
+    try:
+        found = torch.device(best_device() if device is None else device)
+        torch.zeros(1, device=found).cpu()
+    # By its kind, torch says it in each of these ways.
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
+        here = " or ".join(sorted({"cpu", best_device()}))
+        raise ValueError(f"device {str(device)!r} cannot be used on this machine: choose {here}.") from error
+    return found
+
+
 def weights_fingerprint(model: Any) -> str:
     """sha256 over a network's weights, as `hash_weights` takes them."""
     digest = hashlib.sha256()

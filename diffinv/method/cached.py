@@ -1,6 +1,5 @@
 """Stage 1 through the cache: vectors that were learned once are not learned again."""
 
-import json
 import time
 import warnings
 from collections import defaultdict
@@ -11,12 +10,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import claimed, provenance, write_atomically
+from diffinv.artefacts.tensors import read_tensors, tensor_bytes
+from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -131,12 +129,11 @@ class InversionCache:
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._seen):
             self._seen.add(path)
             try:
-                with safe_open(path, framework="pt") as shard:
-                    header = shard.metadata()
-                self._register(path, json.loads(header["keys"]), json.loads(header.get("seconds", "null")))
-            except (OSError, SafetensorError) as error:
-                # Written in one piece, so the disk has spoilt it since; its images are learned again.
-                warnings.warn(f"{path} cannot be read ({error}) and is ignored.", stacklevel=3)
+                _, header = read_tensors(path)
+                self._register(path, header["keys"], header.get("seconds"))
+            except (ArtefactError, KeyError) as error:
+                # Written in one piece, so the disk has spoilt it since.
+                warnings.warn(f"the images of {path} are learned again: {error}", stacklevel=3)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -153,7 +150,7 @@ class InversionCache:
         tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
         header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
         with write_atomically(path) as file:
-            file.write(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
+            file.write(tensor_bytes(tensors, header))
         self._register(path, keys, seconds)
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
@@ -164,9 +161,8 @@ class InversionCache:
             rows_of[path].append((position, row))
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for path, rows in rows_of.items():
-            with safe_open(path, framework="pt") as shard:
-                embeddings, losses = shard.get_tensor("embeddings"), shard.get_tensor("losses")
-            found.update({position: (embeddings[row], losses[row]) for position, row in rows})
+            shard, _ = read_tensors(path)
+            found.update({at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows})
         # Each image's share of its group's time, if every group has a record of it.
         shares = [share for share in (self._seconds[key] for key in keys) if share is not None]
         seconds = round(sum(shares), 3) if len(shares) == len(keys) else None

@@ -1,7 +1,6 @@
 """The learned conditioning vectors of a dataset, with what they were learned from."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,16 +9,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.tensors import read_tensors, tensor_bytes
 from diffinv.artefacts.writing import PROVENANCE_FILE, ArtefactError, read_json, write_folder_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.models.diffusion import FrozenDiffusion
 
 FORMAT = "diffinv.EmbeddingStore/1"
+TENSORS = ("embeddings", "labels", "losses")
 IMAGES_PER_SHARD = 1024  # 16 MB at five tokens of width 768
 
 
@@ -126,14 +125,15 @@ class EmbeddingStore:
     def save(self, folder: str | Path) -> Path:
         """Write safetensors shards and a provenance.json, all or nothing, in place of an older store."""
         folder = Path(folder)
-        starts = range(0, len(self), IMAGES_PER_SHARD)
+        starts = range(0, max(len(self), 1), IMAGES_PER_SHARD)  # an empty store has a shard too
         shards = {f"embeddings-{start // IMAGES_PER_SHARD:05d}.safetensors": start for start in starts}
-        record = {"format": FORMAT, "class_names": self.class_names, "shards": list(shards)}
+        contents = {"class_names": self.class_names, "shards": list(shards)}
+        record = {"format": FORMAT, **contents, "checksum": content_key(contents)}
         with write_folder_atomically(folder, {**record, "provenance": self.provenance}) as staging:
             for name, start in shards.items():
                 part = self.subset(range(start, min(start + IMAGES_PER_SHARD, len(self))))
-                tensors = {"embeddings": part.embeddings, "labels": part.labels, "losses": part.losses}
-                (staging / name).write_bytes(save(tensors, metadata={"ids": json.dumps(part.ids)}))
+                tensors = {key: getattr(part, key) for key in TENSORS}
+                (staging / name).write_bytes(tensor_bytes(tensors, {"ids": part.ids}))
         return folder
 
     @classmethod
@@ -142,27 +142,20 @@ class EmbeddingStore:
         folder = Path(folder)
         if not (folder / PROVENANCE_FILE).is_file():
             raise ArtefactError(
-                f"{folder} holds no embedding store: give a folder that EmbeddingStore.save wrote."
+                f"{folder} holds no embedding store: give a folder that `diffinv invert` or "
+                "EmbeddingStore.save wrote."
             )
         record = read_json(folder / PROVENANCE_FILE)
         if record.get("format") != FORMAT:
             found = record.get("format", "something else")
             raise ArtefactError(f"{folder} holds {found!r}, not {FORMAT!r}: choose another folder.")
-        tensors: dict[str, list[Tensor]] = {"embeddings": [], "labels": [], "losses": []}
-        ids: list[str] = []
-        for name in record["shards"]:
-            try:
-                with safe_open(folder / name, framework="pt") as shard:
-                    ids += json.loads(shard.metadata()["ids"])
-                    for key, parts in tensors.items():
-                        parts.append(shard.get_tensor(key))
-            except (OSError, SafetensorError) as error:
-                raise ArtefactError(
-                    f"{folder / name} is missing or damaged: save the store again."
-                ) from error
+        contents = {name: record[name] for name in ("class_names", "shards")}
+        if record.get("checksum", expected := content_key(contents)) != expected:
+            raise ArtefactError(f"{folder / PROVENANCE_FILE} is damaged: save the store again.")
+        shards = [read_tensors(folder / name) for name in record["shards"]]
         return cls(
-            **{key: torch.cat(parts) for key, parts in tensors.items()},
+            **{key: torch.cat([tensors[key] for tensors, _ in shards]) for key in TENSORS},
             class_names=tuple(record["class_names"]),
-            ids=tuple(ids),
+            ids=tuple(image_id for _, header in shards for image_id in header["ids"]),
             provenance=record["provenance"],
         )

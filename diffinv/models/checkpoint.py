@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import diffusers
 import torch
 from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter of whichever HTTP library it uses
-from safetensors import SafetensorError
 
 from diffinv.foundation import ASSETS
 
@@ -38,6 +38,7 @@ PINNED_REVISIONS = {
     "nota-ai/bk-sdm-small": "572238db7ed3a10858900803f3fc8cca53e893e0",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
 }
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _FULL_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
@@ -82,13 +83,68 @@ def is_hub_id(name: str | Path) -> bool:
     return not is_path and text.count("/") == 1
 
 
-def read_folder(folder: Path, dtype: torch.dtype) -> Any:
+def read_folder(name: str, folder: Path, dtype: torch.dtype) -> Any:
     """The pipeline of a folder in diffusers' layout, in float32 or the dtype of its files."""
-    variant = weights_variant(_files(folder), dtype)
-    # Rounded to the dtype asked for once loaded: the files' own and float32 are both exact.
-    return diffusers.StableDiffusionPipeline.from_pretrained(
-        folder, variant=variant, local_files_only=True, use_safetensors=True, **UNUSED
-    )
+    check_tokenizer(f"checkpoint {name!r}", folder / "tokenizer")
+    index, files = read_index(folder), _files(folder)
+    networks, faults = {}, []
+    for part in NETWORKS:
+        variant = weights_variant((file for file in files if file.startswith(f"{part}/")), dtype)
+        with readable(f"the {part} of checkpoint {name!r}"):
+            library, kind = index[part]
+            # Rounded to the dtype asked for once loaded: the files' own and float32 are both exact.
+            networks[part], info = getattr(import_module(library), kind).from_pretrained(
+                folder / part,
+                variant=variant,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        faults += tensor_faults(part, networks[part], info)
+    check_whole(f"checkpoint {name!r}", faults)
+    with readable(f"checkpoint {name!r}"):
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, **networks, **UNUSED
+        )
+
+
+def tensor_faults(part: str, network: Any, info: Mapping[str, Any] | None = None) -> list[str]:
+    """What is wrong with the tensors of a network that was read; `info` is the loader's account of it.
+
+    Loaders fill what they miss with random numbers, or leave it without any.
+    """
+    weights = network.state_dict()
+    info = info or {"missing_keys": [key for key, weight in weights.items() if weight.is_meta]}
+    missing = info["missing_keys"]
+    others = sorted(info.get("unexpected_keys", ())) if missing else []
+    spoilt = [key for key, weight in weights.items() if not weight.is_meta and not weight.isfinite().all()]
+    lacks = f"lacks {_some(sorted(missing))}" + (f" and has {_some(others)} instead" if others else "")
+    faults = {
+        f"its {part} {lacks}": missing,
+        f"its {part} has numbers that are not finite in {_some(spoilt)}": spoilt,
+    }
+    return [fault for fault, culprits in faults.items() if culprits]
+
+
+def check_whole(what: str, faults: Sequence[str]) -> None:
+    """Refuse networks whose tensors have faults."""
+    if faults:
+        raise CheckpointError(f"{what} is damaged, {'; '.join(faults)}: copy or download it again, in full.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+def check_tokenizer(what: str, folder: Path) -> None:
+    """Refuse a tokenizer without all of its files: loaded, it would give every sentence the same tokens."""
+    words = [folder / name for name in ("vocab.json", "merges.txt")]
+    if (folder / "tokenizer.json").is_file() or not any(path.is_file() for path in words):
+        words = [folder / "tokenizer.json"]
+    if lacking := [path.name for path in (*words, folder / "tokenizer_config.json") if not path.is_file()]:
+        raise CheckpointError(
+            f"the tokenizer of {what} lacks {' and '.join(lacking)}: copy or download it again, in full."
+        )
 
 
 def weights_variant(files: Iterable[str], dtype: torch.dtype) -> str | None:
@@ -102,13 +158,43 @@ def weights_variant(files: Iterable[str], dtype: torch.dtype) -> str | None:
     return "fp16" if half and (dtype in HALF_PRECISION or not half <= full) else None
 
 
-def check_networks(name: str, vae: Any, unet: Any) -> None:
-    """Refuse Stable Diffusion variants whose U-Net takes more than latents, a timestep and vectors."""
-    check_channels(name, unet.config.in_channels, vae.config.latent_channels)
-    if unet.config.addition_embed_type or unet.config.class_embed_type:
+def check_parts(name: str, pipeline: Any) -> None:
+    """Refuse parts that do not fit one another, and those of other kinds of models.
+
+    The U-Net has to take latents, a timestep and vectors, and no more.
+    """
+    unet, text, scheduler = pipeline.unet.config, pipeline.text_encoder.config, pipeline.scheduler
+    check_channels(name, unet.in_channels, pipeline.vae.config.latent_channels)
+    if unet.addition_embed_type or unet.class_embed_type:
         raise CheckpointError(
             f"the U-Net of {name!r} wants more than text as its condition: use a Stable Diffusion 1.x or 2.x "
             "checkpoint."
+        )
+    if not isinstance(unet.sample_size, int):
+        raise CheckpointError(
+            f"the U-Net of {name!r} has a sample_size of {unet.sample_size}: write the side of the latents "
+            "that it was trained on, such as 64, into its config.json."
+        )
+    width, known, places = unet.cross_attention_dim, text.vocab_size, text.max_position_embeddings
+    words, longest = len(pipeline.tokenizer), pipeline.tokenizer.model_max_length
+    fits = {
+        f"text_encoder makes vectors {text.hidden_size} wide but its U-Net takes {width}": text.hidden_size
+        == width,
+        f"tokenizer has {words} tokens but its text_encoder knows {known}": words <= known,
+        f"tokenizer makes {longest} tokens of a text but its text_encoder takes {places}": longest <= places,
+    }
+    if misfits := [what for what, fit in fits.items() if not fit]:
+        raise CheckpointError(
+            f"parts of {name!r} do not fit: the {', and the '.join(misfits)}: use those of one checkpoint."
+        )
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    culprit = f"prediction_type {kind!r}" if kind not in PREDICTION_TYPES else None
+    if not hasattr(scheduler, "alphas_cumprod"):
+        culprit = f"class {type(scheduler).__name__}"
+    if culprit is not None:
+        raise CheckpointError(
+            f"the scheduler of {name!r} has the {culprit}, which no Stable Diffusion 1.x or 2.x was trained "
+            f"with: use a checkpoint that predicts {' or '.join(PREDICTION_TYPES)}."
         )
 
 
@@ -127,22 +213,24 @@ def readable(what: str, remedy: str = "copy or download it again") -> Iterator[N
     try:
         with quiet_loading():
             yield
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (
+        Exception
+    ) as error:  # loaders of several libraries raise of every kind, tokenizers' plain Exception too
         raise CheckpointError(f"{what} cannot be read ({first_line(error)}): {remedy}.") from error
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silence the bars over parts and shards, and advice to install torchvision."""
+    """Silence the bars over parts and shards, advice to install torchvision, and what is checked here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     with ExitStack() as afterwards:
-        afterwards.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
-        transformers_logging.set_verbosity_error()
         for module in (diffusers_logging, transformers_logging):
+            afterwards.callback(module.set_verbosity, module.get_verbosity())
+            module.set_verbosity_error()
             if module.is_progress_bar_enabled():
                 afterwards.callback(module.enable_progress_bar)
                 module.disable_progress_bar()
@@ -151,7 +239,9 @@ def quiet_loading() -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The reason in an error of another library, ready to stand inside a sentence."""
-    return str(error).strip().split("\n")[0].rstrip(".")
+    text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+    reason = text.strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return f"it lacks {reason}" if isinstance(error, KeyError) else reason
 
 
 def read_index(folder: Path) -> dict:

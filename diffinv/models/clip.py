@@ -15,8 +15,17 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
-from diffinv.foundation.networks import best_device, weights_fingerprint
-from diffinv.models.checkpoint import EMBEDDED, PINNED_REVISIONS, CheckpointError, is_hub_id, readable
+from diffinv.foundation.networks import usable_device, weights_fingerprint
+from diffinv.models.checkpoint import (
+    EMBEDDED,
+    PINNED_REVISIONS,
+    CheckpointError,
+    check_tokenizer,
+    check_whole,
+    is_hub_id,
+    readable,
+    tensor_faults,
+)
 
 Features = Float[Tensor, "item feature"]
 Images = UInt8[np.ndarray, "image height width 3"]
@@ -110,12 +119,19 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     CLIP has a pinned commit of the hub, as the well-known Stable Diffusions have.
     CheckpointError, one sentence, where that is not possible.
     """
+    device = usable_device(device)
     place, tokenizer = _find(name)
     revision = PINNED_REVISIONS.get(str(name), "main")
     with readable(f"CLIP {str(name)!r}", "check the name, or copy the folder again"):
-        model = CLIPModel.from_pretrained(place, revision=revision, use_safetensors=True, dtype=torch.float32)
+        loader: Any = CLIPModel.from_pretrained  # whose types know of the model alone
+        model, info = loader(
+            place, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if isinstance(tokenizer, Path):
+            check_tokenizer(f"CLIP {str(name)!r}", tokenizer)
         words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
-    return FrozenClip(model, words, name=str(name), device=device or best_device(), **_colours(place))
+    check_whole(f"CLIP {str(name)!r}", tensor_faults("model", model, info))
+    return FrozenClip(model, words, name=str(name), device=device, **_colours(place))
 
 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:

@@ -16,15 +16,14 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from diffinv.foundation.networks import best_device, hash_weights
+from diffinv.foundation.networks import hash_weights, usable_device
 from diffinv.models.checkpoint import (
     COMPONENTS,
     NETWORKS,
     CheckpointError,
-    check_networks,
+    check_parts,
     find_checkpoint,
     read_folder,
-    readable,
 )
 from diffinv.models.memory import (
     AUTOENCODER_BATCH,
@@ -138,14 +137,18 @@ class FrozenDiffusion:
         """Side of the images that the U-Net was trained on last."""
         return self.unet.config.sample_size * self.downsampling_factor
 
+    def suitable_resolution(self, resolution: int) -> int:
+        """The next side, from this one on, of images that pass through autoencoder and U-Net unpadded."""
+        multiple = self.downsampling_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return max(multiple, multiple * math.ceil(resolution / multiple))
+
     def check_resolution(self, resolution: int) -> None:
         """Raise a ValueError unless images of this side pass through autoencoder and U-Net unpadded."""
-        multiple = self.downsampling_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if resolution <= 0 or resolution % multiple:
-            nearest = max(multiple, multiple * math.ceil(resolution / multiple))
+        if (nearest := self.suitable_resolution(resolution)) != resolution:
             raise ValueError(
                 f"resolution {resolution} does not suit the checkpoint {self.name!r}, whose image sides must "
-                f"be divisible by {multiple}: resize the images first, for instance with .resize({nearest})."
+                f"be divisible by {self.suitable_resolution(1)}: resize the images first, for instance with "
+                f".resize({nearest})."
             )
 
     @torch.no_grad()
@@ -252,13 +255,12 @@ def load_diffusion(
     weights are read, no code of the checkpoint is run, and the safety checker is left out. Raises
     CheckpointError, one sentence, where that is not possible.
     """
-    device, dtype = torch.device(device or best_device()), dtype or torch.float32
+    device, dtype = usable_device(device), dtype or torch.float32
     path = find_checkpoint(name, revision, dtype)
     if config is not None and not path.is_file():
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
-    with readable(f"checkpoint {str(name)!r}"):
-        pipeline = read_single_file(path, config) if path.is_file() else read_folder(path, dtype)
-    check_networks(str(name), pipeline.vae, pipeline.unet)
+    pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
+    check_parts(str(name), pipeline)
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)

@@ -4,18 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from diffinv.models.checkpoint import (
+    NETWORKS,
     PINNED_REVISIONS,
     UNUSED,
     CheckpointError,
     check_channels,
     check_index,
+    check_tokenizer,
+    check_whole,
     read_index,
     readable,
+    tensor_faults,
 )
 
 # Such a file holds weights only. Every SD 1.x has the configuration of this one; SD 2.x come in two kinds,
@@ -39,9 +46,31 @@ def read_single_file(path: Path, config: str | Path | None) -> Any:
             "folder or hub id, such as 'stabilityai/stable-diffusion-2-1' for the velocity."
         )
     folder = _config_folder(path, config or SD1_CONFIG)
-    return diffusers.StableDiffusionPipeline.from_single_file(
-        str(path), config=str(folder), local_files_only=True, **UNUSED
-    )
+    try:
+        with readable(str(path)):
+            pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+                str(path), config=str(folder), local_files_only=True, **UNUSED
+            )
+    except CheckpointError as error:
+        if isinstance(error.__cause__, NotImplementedError):  # a tensor without numbers, which has no name
+            check_whole(str(path), _lacking(path, folder))
+        raise
+    networks = {part: getattr(pipeline, part) for part in NETWORKS}
+    check_whole(str(path), [fault for each in networks.items() for fault in tensor_faults(*each)])
+    return pipeline
+
+
+def _lacking(path: Path, folder: Path) -> list[str]:
+    """What the loader could not find in the file, by the names that diffusers has for it."""
+    faults = []
+    for part, convert in (("vae", convert_ldm_vae_checkpoint), ("unet", convert_ldm_unet_checkpoint)):
+        kind = getattr(diffusers, read_index(folder)[part][1])
+        config = kind.load_config(folder, subfolder=part)
+        with torch.device("meta"):
+            network = kind.from_config(config)
+        found = convert(load_file(path), config=config)
+        faults += tensor_faults(part, network, {"missing_keys": network.state_dict().keys() - found.keys()})
+    return faults
 
 
 def _check_header(path: Path) -> bool:
@@ -74,4 +103,5 @@ def _config_folder(path: Path, config: str | Path) -> Path:
                 "nor to be had from the hub: give config= the folder of a checkpoint of the same kind."
             ) from error
     check_index(str(config), read_index(folder))
+    check_tokenizer(f"the configuration {str(config)!r}", folder / "tokenizer")
     return folder

@@ -15,7 +15,7 @@ from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.foundation.progress import progress as progress_bar
-from diffinv.synthesizers.base import Synthesizer
+from diffinv.synthesizers.base import Synthesizer, check_request
 
 COLUMNS = (
     "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
@@ -188,3 +188,7 @@ def _check(
         found = ", ".join(str(number) for number in sorted(steps))
         raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
     check_alike(training=train, test=test)
+    for condition in conditions:  # before the first of them has been trained
+        count = condition.real_per_class
+        real = train if count is None else train.per_class(count, seed=seeds[0])
+        check_request(real, condition.images_per_real)

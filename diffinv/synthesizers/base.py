@@ -194,9 +194,11 @@ def _mean_seconds(shards: Sequence[_Shard]) -> float | None:
 
 def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> _Shard:
     record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
-    seconds = (read_cached_json(record) or {}).get("seconds_per_sample")
+    about = read_cached_json(record) or {}
+    seconds = about.get("seconds_per_sample")
     images = read_cached_array(path)
-    if images is None:
+    # Files of earlier versions have no checksum, and are read as they are.
+    if images is None or about.get("checksum") not in (None, content_key(images)):
         images = np.empty((0, real.resolution, real.resolution, 3), np.uint8)
     found = _Shard(images[: len(sources)], seconds)
     if len(found.images) == len(sources):
@@ -208,7 +210,8 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
     both = [found, drawn] if len(found.images) else [drawn]
     whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))
-    write_json(record, {"seconds_per_sample": whole.seconds_per_sample})
+    checksum = content_key(whole.images)
+    write_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
     with write_atomically(path) as file:
         np.save(file, whole.images, allow_pickle=False)
     return whole

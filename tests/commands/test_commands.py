@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import types
@@ -47,11 +48,16 @@ def test_help_is_instant():
         (["reproduce", "--profile", "smoke", "--notebooks", "nowhere"], "no numbered notebook"),
         (["reproduce", "--profile", "smoke", "-p", "seed"], "NAME=VALUE, not 'seed'"),
         (["invert", "nowhere", "--out", "store"], "no dataset or folder"),
-        (["invert", "icons10", "--out", "store", "--num-tokens", "0"], "num_tokens is 0"),
+        (["invert", "icons10", "--out", "store", "--learning-rate", "0"], "--learning-rate is 0"),
+        (["invert", "icons10", "--out", "store", "--resolution", "36"], "choose --resolution 48"),
+        (["invert", "icons10", "--out", "store", "--device", "tpu"], "device 'tpu' cannot be used"),
+        (["invert", "icons10", "--out", "store", "--device", "meta"], "choose cpu"),
+        (["evaluate", "icons10", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["invert", "icons10", "--out", "store", "--model", "nowhere"], "'nowhere' does not exist"),
         (["sample", "nowhere", "--out", "images"], "nowhere holds no embedding store"),
         (["evaluate", "nowhere"], "no dataset or folder"),
-        (["evaluate", "icons10", "--seeds", "2"], "at least 3"),
+        (["evaluate", "icons10", "--real-per-class", "100000"], "100000"),
+        (["evaluate", "icons10", "some", "--out", "card.html"], "name the file of numbers, card.json"),
         (["evaluate", "icons10", "nowhere"], "there is no folder nowhere"),
         (["evaluate", "icons10", "some", "--images-per-real", "5"], "--images-per-real is for REAL alone"),
         (["evaluate", "icons10", "some", "--model", "tinysd"], "--model is for REAL alone"),
@@ -70,13 +76,86 @@ def test_a_users_error_is_one_sentence(arguments, sentence, capsys, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["frobnicate"], ["invert", "folder"], ["reproduce", "--jobs", "many"]]
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["invert", "folder"],
+        ["reproduce", "--jobs", "many"],
+        ["invert", "icons10", "--out", "store", "--num-tokens", "0"],
+        ["invert", "icons10", "--out", "store", "--resolution", "0"],
+        ["sample", "store", "--out", "images", "--images-per-real", "-3"],
+        ["evaluate", "icons10", "--images-per-real", "-3"],
+        ["evaluate", "icons10", "--seeds", "2"],
+        ["evaluate", "icons10", "made", "--no-accuracy", "--seeds", "-1"],
+        ["evaluate", "icons10", "made", "--neighbours", "0"],
+    ],
 )
 def test_wrong_arguments_are_one_sentence(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["mine", "file/below", "/proc/x"])
+@pytest.mark.parametrize("verb", ["invert", "sample", "evaluate", "judge"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    verb, place, tmp_path, capsys, monkeypatch
+):
+    """Nothing is loaded: what is to be worked on is not even there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("in the way")
+    out = place if verb in ("invert", "sample") or place == "mine" else f"{place}/e.json"
+    arguments = {"judge": ["evaluate", "nowhere", "made"]}.get(verb, [verb, "nowhere"])
+    assert main([*arguments, "--out", out]) == 2
+    assert (
+        Path(place).name in (said := capsys.readouterr().err) and "choose" in said and "nowhere" not in said
+    )
+
+
+def test_the_sides_of_images_that_the_model_does_not_take_are_said(
+    folder, tiny_checkpoint, tmp_path, capsys, caplog
+):
+    """Photographs are larger than a small model draws, and of a side that it does not take."""
+    arguments = ["--profile", "smoke", "--resolution", "36", "--model", str(tiny_checkpoint)]
+    arguments += ["--images-per-real", "1", "--out", str(tmp_path / "e.json")]
+    assert main(["evaluate", str(folder), *arguments]) == 0
+    said = " ".join(caplog.messages)
+    assert "images of 36 px are drawn at 40 px" in said
+    assert "'tiny' draws images of 32 px, and worse ones of 40 px" in said and "--resolution 32" in said
+    assert "will take about" in said
+    assert "the majority class, would score 33.3%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", ["stdout", "another pipe"])
+def test_only_a_broken_standard_output_means_that_the_reader_had_enough(broken):
+    code = (
+        "import os, sys\nfrom diffinv.commands import doctor\nfrom diffinv.commands.main import main\n"
+        "def run(options):\n"
+        f"    if {broken == 'stdout'}: return sys.stdout.write('much' * 100000) and 0\n"
+        "    read, write = os.pipe(); os.close(read); os.write(write, b'x')\n"
+        "doctor.run = run\nsys.exit(main(['doctor']))"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    if broken == "stdout":
+        process.stdout.close()
+    said = process.stderr.read().decode()
+    assert (process.wait(), said == "") == ((0, True) if broken == "stdout" else (1, False)), said
+
+
+def test_a_report_reaches_an_ascii_terminal_whatever_draws_figures():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "MPLBACKEND": "nonsense"}
+    code = (
+        "import sys\nfrom diffinv.commands import doctor\nfrom diffinv.commands.main import main\n"
+        "def run(options):\n    import matplotlib.pyplot\n    return sys.stdout.write('grün') and 0\n"
+        "doctor.run = run\nsys.exit(main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "gr\\xfcn"), done.stderr
 
 
 def test_the_traceback_is_there_for_who_asks(monkeypatch):

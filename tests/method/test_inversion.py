@@ -295,13 +295,19 @@ def test_class_names_count_only_where_vectors_start_from_them(tiny_diffusion, to
         assert sum(unet_calls) == relearned * 8
 
 
-def test_a_spoilt_shard_is_learned_again(tiny_diffusion, toy_images, fresh_cache):
+@pytest.mark.parametrize("spoil", ["cut", 0, 3, 40, -2, -400], ids=str)
+def test_a_spoilt_shard_is_learned_again(tiny_diffusion, toy_images, fresh_cache, spoil):
     real = toy_images.subset(range(8))
     first = invert(tiny_diffusion, real, QUICK)
     shards = sorted(fresh_cache.rglob("*.safetensors"))
     assert len(shards) == 2
-    shards[0].write_bytes(shards[0].read_bytes()[:50])
-    with pytest.warns(UserWarning, match="cannot be read"):
+    data = bytearray(shards[0].read_bytes())
+    if spoil == "cut":
+        del data[50:]
+    else:
+        data[spoil] ^= 0x40
+    shards[0].write_bytes(data)
+    with pytest.warns(UserWarning, match="learned again"):
         again = invert(tiny_diffusion, real, QUICK)
     assert torch.equal(first.embeddings, again.embeddings)
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.method import store as embeddings
@@ -51,7 +53,7 @@ def test_saving_again_replaces_the_store(tmp_path, monkeypatch):
 
 def test_a_failed_save_leaves_the_old_store(tmp_path, monkeypatch):
     make_store(7).save(tmp_path / "store")
-    monkeypatch.setattr(embeddings, "save", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(embeddings, "tensor_bytes", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_store(3).save(tmp_path / "store")
     assert_same(EmbeddingStore.load(tmp_path / "store"), make_store(7))
@@ -80,6 +82,42 @@ def test_unreadable_stores_are_refused(tmp_path):
     (folder / "provenance.json").write_text(json.dumps(record | {"format": "diffinv.LabelledImages/1"}))
     with pytest.raises(ArtefactError, match="LabelledImages"):
         EmbeddingStore.load(folder)
+
+
+@pytest.mark.parametrize("place", [3, 40, -2, 0.3, 0.6])
+def test_a_flipped_bit_of_a_store_is_found(place, tmp_path):
+    folder = make_store(200).save(tmp_path / "store")
+    shard = folder / "embeddings-00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[place if isinstance(place, int) else int(place * len(data))] ^= 0x40
+    shard.write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"embeddings-00000\.safetensors is (missing or )?damaged"):
+        EmbeddingStore.load(folder)
+
+
+def test_another_class_name_in_the_record_is_found(tmp_path):
+    folder = make_store().save(tmp_path / "store")
+    record = folder / "provenance.json"
+    record.write_text(record.read_text().replace("square", "sqwere"))
+    with pytest.raises(ArtefactError, match="damaged"):
+        EmbeddingStore.load(folder)
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path):
+    folder = make_store().save(tmp_path / "store")
+    shard, record = folder / "embeddings-00000.safetensors", folder / "provenance.json"
+    with safe_open(shard, framework="pt") as file:
+        header = {name: text for name, text in file.metadata().items() if name != "checksum"}
+    save_file(load_file(shard), shard, metadata=header)
+    record.write_text(
+        json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "checksum"})
+    )
+    assert_same(EmbeddingStore.load(folder), make_store())
+
+
+def test_an_empty_store_round_trips(tmp_path):
+    empty = make_store(model="tiny").subset([])
+    assert_same(EmbeddingStore.load(empty.save(tmp_path / "store")), empty)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, unique=True))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import build_tokenizer, downloaded
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from diffinv.models.checkpoint import PINNED_REVISIONS, CheckpointError
@@ -109,3 +110,16 @@ def test_missing_and_foreign_folders_are_refused_in_one_sentence(clip, images, t
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="at least 2 prompts, not 1"):
         clip.zero_shot(images, ["a heart"])
+
+
+def test_an_incomplete_clip_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(copy / "clip" / "model.safetensors")
+    gone = next(key for key in weights if key.endswith("visual_projection.weight"))
+    save_file({key: w for key, w in weights.items() if key != gone}, copy / "clip" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model lacks visual_projection\.weight"):
+        load_clip(copy)
+    shutil.copy(folder / "clip" / "model.safetensors", copy / "clip")
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer .*lacks tokenizer\.json"):
+        load_clip(copy)

@@ -15,14 +15,20 @@ import pytest
 import torch
 from checkpoints import build_clip_tokenizer, build_stable_diffusion, downloaded, write_as_published
 from original_layout import write_single_file
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import diffinv
 from diffinv.foundation.randomness import stream
 from diffinv.method.cached import invert
 from diffinv.method.inversion import Inversion, inversion_steps
 from diffinv.method.sampling import Sampling, sample
-from diffinv.models.checkpoint import COMPONENTS, PINNED_REVISIONS, CheckpointError, weights_variant
+from diffinv.models.checkpoint import (
+    COMPONENTS,
+    EMBEDDED,
+    PINNED_REVISIONS,
+    CheckpointError,
+    weights_variant,
+)
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.models.memory import MemorySettings
 from diffinv.models.single_file import SD1_CONFIG
@@ -287,6 +293,96 @@ def test_an_inpainting_single_file_is_refused(sd1, tmp_path):
     pipeline.unet = type(pipeline.unet).from_config(unet)
     path = write_single_file(pipeline, tmp_path / "inpainting.safetensors")
     assert "takes 9 channels" in refusal(path, config=sd1)
+
+
+@pytest.fixture
+def embedded(tmp_path) -> Path:
+    """A copy of the embedded checkpoint to spoil."""
+    folder = tmp_path / "copy"
+    for part in COMPONENTS:
+        shutil.copytree(EMBEDDED / part, folder / part)
+    shutil.copy(EMBEDDED / "model_index.json", folder)
+    return folder
+
+
+WEIGHTS = {"vae": FULL, "unet": FULL, "text_encoder": "model.safetensors"}
+
+
+def change(path: Path, **changes) -> None:
+    """Give a JSON file other values, or some tensors of a safetensors file other contents; None removes."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    else:
+        tensors = {**load_file(path), **changes}
+        save_file({key: t for key, t in tensors.items() if t is not None}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("parts", [["vae"], ["unet"], ["text_encoder"], list(WEIGHTS)])
+@pytest.mark.parametrize("fault", ["missing", "misnamed", "not finite"])
+def test_every_tensor_that_is_missing_misnamed_or_spoilt_is_named(parts, fault, embedded, capfd):
+    """Loaders fill a missing one with random numbers, or leave it without any."""
+    said = []
+    for part in parts:
+        path = embedded / part / WEIGHTS[part]
+        key, tensor = next((key, t) for key, t in load_file(path).items() if t.ndim > 1)
+        changes = {"missing": {key: None}, "misnamed": {key: None, "other": tensor}}
+        change(path, **changes.get(fault, {key: tensor.log()}))
+        said.append(f"{part} lacks {key}" if fault != "not finite" else f"{part} has numbers that are not")
+    message = refusal(embedded)
+    assert all(each in message for each in said) and ("has other instead" in message) == (fault == "misnamed")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        ("tokenizer", "tokenizer.json and tokenizer_config.json"),
+        ("tokenizer/tokenizer.json", "lacks tokenizer.json:"),
+        ("tokenizer/tokenizer_config.json", "lacks tokenizer_config.json:"),
+        ("scheduler/scheduler_config.json", "scheduler_config.json"),
+        ("unet/config.json", "the unet of"),
+        ("model_index.json", "no such file"),
+    ],
+)
+def test_a_missing_file_of_a_checkpoint_is_named(gone, named, embedded):
+    path = embedded / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert named in refusal(embedded)
+
+
+def test_a_half_of_the_published_vocabulary_is_refused(sd1, tmp_path):
+    folder = shutil.copytree(sd1, tmp_path / "half")
+    (folder / "tokenizer" / "merges.txt").unlink()
+    assert "lacks merges.txt" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "named"),
+    [
+        ("unet/config.json", {"sample_size": None}, "sample_size of None"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type 'flow'"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 77}, "77 tokens"),
+        ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, "FlowMatch"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(file, changes, named, embedded):
+    change(embedded / file, **changes)
+    assert named in refusal(embedded)
+
+
+def test_a_text_encoder_of_another_width_is_refused(sd1, embedded):
+    shutil.rmtree(embedded / "text_encoder")
+    shutil.copytree(sd1 / "text_encoder", embedded / "text_encoder")
+    assert "24 wide" in refusal(embedded) and "takes 128" in refusal(embedded)
+
+
+@pytest.mark.parametrize("part", ["model.diffusion_model", "first_stage_model", "cond_stage_model"])
+def test_a_single_file_that_lacks_a_tensor_is_refused(part, sd1, tmp_path):
+    path = write_single_file(build_stable_diffusion(1), tmp_path / "merge.safetensors")
+    gone = [key for key in load_file(path) if key.startswith(part) and key.endswith(".bias")][-1]
+    change(path, **{gone: None})
+    message = refusal(path, config=sd1)
+    assert "lacks" in message and ".bias" in message
 
 
 @pytest.mark.slow

@@ -135,11 +135,17 @@ def test_an_interrupted_run_continues(make, tiny_diffusion, toy_images, monkeypa
     assert np.array_equal(resumed.images, whole.images)
 
 
-def test_a_damaged_shard_is_drawn_again(make, tiny_diffusion, toy_images, fresh_cache):
+@pytest.mark.parametrize("place", [None, -5], ids=["cut", "a bit flipped"])
+def test_a_damaged_shard_is_drawn_again(make, tiny_diffusion, toy_images, fresh_cache, place):
     synthesizer = make(tiny_diffusion)
     first = synthesizer(toy_images, images_per_real=1, seed=0)
     (shard,) = fresh_cache.glob("samples/*/*.npy")
-    shard.write_bytes(shard.read_bytes()[:200])
+    data = bytearray(shard.read_bytes())
+    if place is None:
+        del data[200:]
+    else:
+        data[place] ^= 0x40
+    shard.write_bytes(data)
     assert np.array_equal(synthesizer(toy_images, images_per_real=1, seed=0).images, first.images)
 
 

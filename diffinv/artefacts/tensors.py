@@ -1,0 +1,43 @@
+"""Tensors on disk: safetensors files that know by a checksum whether they still hold what was written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.writing import ArtefactError
+
+CHECKSUM = "checksum"
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """A file of these tensors; the values of its header are ready for JSON."""
+    texts = {name: json.dumps(value) for name, value in header.items()}
+    return save(dict(tensors), {**texts, CHECKSUM: _checksum(tensors, texts)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a file; ArtefactError if it is missing or a single bit of it is spoilt.
+
+    Files of earlier versions have no checksum, and are read as they are.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = texts.pop(CHECKSUM, None)
+        header = {name: json.loads(text) for name, text in texts.items()}
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{path} is missing or damaged ({error}): make or copy it again.") from error
+    if expected not in (None, _checksum(tensors, texts)):
+        raise ArtefactError(f"{path} is damaged (it has another checksum): make or copy it again.")
+    return tensors, header
+
+
+def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    return content_key(dict(texts), {name: tensor.numpy() for name, tensor in tensors.items()})
