@@ -215,6 +215,8 @@ def test_a_table_may_say_the_split_and_leave_out_suffixes(tmp_path, caplog):
     table.write_text("id;breed;split\n0;10;train\n1;9;train\n2;9;dev\n")
     assert found(tmp_path) == {"train": {"9": 1, "10": 1}, "validation": {"9": 1}}
     assert "no row for 1 images, which are not read: 3.png" in str(look_at(tmp_path))
+    table.write_text("path,label,split\n" + "".join(f"photos/{index}.png,cat,test\n" for index in range(4)))
+    asked("no train folder beside test", tmp_path, split="test")
     table.write_text("path,label\nphotos/0.png,cat\ngone.png,cat\nlost.png,dog\n")
     assert "gone.png, lost.png" in asked("names 2 images that are not there", tmp_path)
     table.write_text("path,label\nphotos/0.png,cat\nphotos/0.png,dog\n")

@@ -1,11 +1,14 @@
 """Pixels mean what they meant: odd files come out as every viewer shows them, or are called what they are."""
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
@@ -169,3 +172,32 @@ def test_a_crop_that_cuts_much_off_is_said_and_there_are_other_ways(tmp_path, ca
     assert 'cropped to their middle, 0.png by 50%: choose fit="pad"' in caplog.text
     assert "squashed" in caplog.text and seen["pad"].shape == (64, 64, 3)
     assert to_square(Image.new("RGB", (5, 300)), 8, "strip", "pad").shape == (8, 8, 3)
+
+
+def plain_parquet(path: Path, images: list[bytes], labels: list, names: list[str] | None = None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    declared = {"huggingface": json.dumps({"info": {"features": features}})} if names else None
+    pq.write_table(pa.table({"image": images, "label": labels}).replace_schema_metadata(declared), path)
+
+
+def test_parquet_files_that_declare_nothing_are_read(tmp_path):
+    images = [stored(Image.fromarray(RAMP))] * 4
+    plain_parquet(tmp_path / "words" / "train.parquet", images, ["dog", "cat", "dog", "cat"])
+    plain_parquet(tmp_path / "words" / "test.parquet", images[:1], ["dog"])
+    words = load_dataset(tmp_path / "words", resolution=8)
+    assert words.class_counts() == {"cat": 2, "dog": 2} and words.images.max() == 255
+    assert load_dataset(tmp_path / "words", split="test").class_counts() == {"cat": 0, "dog": 1}
+    plain_parquet(tmp_path / "numbers" / "train.parquet", images, [0, 2, 0, 2])
+    assert load_dataset(tmp_path / "numbers").class_counts() == {"0": 2, "1": 0, "2": 2}
+
+
+def test_parquet_files_that_contradict_each_other_or_the_folder_are_refused(tmp_path):
+    images = [stored()] * 4
+    plain_parquet(tmp_path / "a" / "train.parquet", images, [0, 1, 0, 1], ["cat", "dog"])
+    plain_parquet(tmp_path / "a" / "test.parquet", images, [0, 1, 0, 1], ["dog", "cat"])
+    with pytest.raises(DatasetError, match=r'test.parquet calls class 0 "dog", the training files "cat"'):
+        load_dataset(tmp_path / "a", split="test")
+    assert "and images, such as" in refused(fill(tmp_path / "a" / "mine", "png", stored()).parent)
+    (tmp_path / "a" / "train.parquet").rename(tmp_path / "mine.parquet")
+    assert "is a Parquet file" in refused(tmp_path / "mine.parquet")
