@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diffinv.models.diffusion import FrozenDiffusion
 
 PROFILES = "smoke, tiny, colab or paper"
-REAL_IMAGES = "class folders, icons10, novel10, emoji6 or mnist5k"
+REAL_IMAGES = "class folders, icons10, novel10, emoji6 or mnist5k; ./icons10 is your own folder"
 
 Settings = TypeVar("Settings")
 

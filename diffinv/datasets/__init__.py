@@ -1,5 +1,6 @@
 """Datasets: one call for those that ship with the package, for the paper's, and for any folder of images."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -94,7 +95,7 @@ def _load_named(name: str, request: Request) -> LabelledImages:
 
 
 def _load_path(path: Path, request: Request) -> LabelledImages:
-    if "://" in str(path) or ":/" in str(path)[:8]:
+    if not path.exists() and re.match(r"[a-z]\w+:/", str(path)):
         raise DatasetError(f"{path} is an address: download what it leads to, and give the folder.")
     if not path.exists():
         names = ", ".join((*embedded_names(), *CATALOGUE))

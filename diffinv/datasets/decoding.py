@@ -18,7 +18,8 @@ _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
     *(struct.error, zlib.error),
 )
-_LEVELS = (255, 1023, 4095, 16383, 65535)  # the white of 8, 10, 12, 14 and 16 bits
+WHITE_OF_16_BITS = 65535
+_LEVELS = (255, 1023, 4095, 16383, WHITE_OF_16_BITS)  # the white of 8, 10, 12, 14 and 16 bits
 _ORIENTATION, _WHITE_IS_ZERO = 0x0112, (262, 0)  # an EXIF tag; a TIFF tag and its value
 _TURN = Image.Transpose
 _TURNS = dict(
@@ -73,7 +74,7 @@ def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
     return _open(encoded, name).size
 
 
-def read_image(path: Path, *, white: int = _LEVELS[-1]) -> Image.Image:
+def read_image(path: Path, *, white: int = WHITE_OF_16_BITS) -> Image.Image:
     """Read one image file as 8-bit sRGB, upright; errors and `white` as for `decode_image`."""
     return decode_image(read_bytes(path), path, white=white)
 
@@ -91,10 +92,10 @@ def greatest_value(encoded: bytes, name: str | Path) -> int:
 
 def white_level(greatest: int) -> int:
     """The white of the fewest bits, 8 to 16, that hold a value."""
-    return next((level for level in _LEVELS if greatest <= level), _LEVELS[-1])
+    return next((level for level in _LEVELS if greatest <= level), WHITE_OF_16_BITS)
 
 
-def decode_image(encoded: bytes, name: str | Path, *, white: int = _LEVELS[-1]) -> Image.Image:
+def decode_image(encoded: bytes, name: str | Path, *, white: int = WHITE_OF_16_BITS) -> Image.Image:
     """Turn an image file's bytes, of whatever format, into 8-bit sRGB, upright.
 
     Grey, palette and CMYK are converted, by the file's colour profile where it has one. Grey of more than 8
@@ -236,7 +237,7 @@ def _from_16_bit(image: Image.Image, name: str | Path, white: int) -> Image.Imag
     # Pillow clips these modes at 255 instead of scaling them, which would leave nearly all pixels white.
     values = np.asarray(image).astype(np.int64)
     least, greatest = int(values.min()), int(values.max())
-    if least < 0 or greatest > _LEVELS[-1]:
+    if least < 0 or greatest > WHITE_OF_16_BITS:
         found = f"{name} holds values from {least} to {greatest}"
         raise UnreadableImage(found, "save it with 8 or 16 bits a channel")
     white = max(white, white_level(greatest))

@@ -55,8 +55,9 @@ def load_folder(folder: Path, request: Request) -> LabelledImages:
     layout = look_at(folder, request.class_level)
     undivided = layout.files.get(UNDIVIDED)
     splits = layout.files if undivided is None else _divide(undivided, folder, request.seed)
-    if split not in splits:
-        raise DatasetError(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
+    for needed in ("train", split):
+        if needed not in splits:
+            raise DatasetError(f"{folder} has no {needed} folder beside {', '.join(splits)}: add one.")
     if not any(splits[split].values()):
         raise DatasetError(f"{folder} has too few images for a {split} split: a class needs three.")
     _check_classes(folder, splits["train"], splits[split], split)

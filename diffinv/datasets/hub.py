@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
-from diffinv.datasets.decoding import DatasetError
+from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError
 from diffinv.datasets.folder import natural_resolution
 from diffinv.datasets.labelled_images import LabelledImages
 from diffinv.datasets.layout.names import split_of
@@ -24,13 +24,13 @@ from diffinv.datasets.parquet import (
     Columns,
     find_columns,
     holds_images,
+    measure,
     read_images,
     read_labels,
-    shorter_sides,
 )
 from diffinv.datasets.selection import Request, choose_per_class, share_of_classes
 
-MEASURED_IMAGES = 1000  # from which a folder's resolution follows
+MEASURED_IMAGES = 1000  # from which a folder's resolution and white follow
 
 
 def load_hub(name: str, card: DatasetCard, source: HubSource, request: Request) -> LabelledImages:
@@ -84,12 +84,14 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
             raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
     train = files["train"]
     columns = find_columns(train)
-    resolution = request.resolution or natural_resolution(shorter_sides(train, columns, MEASURED_IMAGES))
+    sides, white = measure(train, columns, MEASURED_IMAGES)
+    resolution = request.resolution or natural_resolution(sides)
     return _read(
         parts[request.split],
         columns,
         request,
         resolution=resolution,
+        white=white,
         provenance={"dataset": str(folder), "split": request.split, "resolution": resolution},
     )
 
@@ -108,7 +110,13 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
 
 
 def _read(
-    part: Part, columns: Columns, request: Request, *, resolution: int, provenance: dict[str, Any]
+    part: Part,
+    columns: Columns,
+    request: Request,
+    *,
+    resolution: int,
+    provenance: dict[str, Any],
+    white: int = WHITE_OF_16_BITS,
 ) -> LabelledImages:
     paths = [Path(file) for file in part.files]
     ids, labels = read_labels([(_split_of(path) or request.split, path) for path in paths], columns)
@@ -117,7 +125,7 @@ def _read(
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
     return LabelledImages(
-        images=read_images(paths, columns, chosen, resolution, request.fit),
+        images=read_images(paths, columns, chosen, resolution, request.fit, white),
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),

@@ -14,7 +14,17 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
 from diffinv.artefacts.writing import write_atomically
-from diffinv.datasets.decoding import DatasetError, Fit, decode_image, encoded_size, to_square
+from diffinv.datasets.decoding import (
+    WHITE_OF_16_BITS,
+    DatasetError,
+    Fit,
+    UnreadableImage,
+    decode_image,
+    encoded_size,
+    greatest_value,
+    to_square,
+    white_level,
+)
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "species")
 
@@ -192,20 +202,34 @@ def read_images(
     rows: Int[np.ndarray, " chosen"],
     resolution: int,
     fit: Fit = "crop",
+    white: int = WHITE_OF_16_BITS,
 ) -> UInt8[np.ndarray, "chosen side side 3"]:
-    """Decode `rows` (ascending, counted on from file to file), each straight to `resolution`."""
+    """Decode `rows` (ascending, counted on from file to file), each straight to `resolution`.
+
+    `white` is that of grey images of more than 8 bits.
+    """
     images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
     for position, (name, encoded) in enumerate(_encoded(paths, columns, rows)):
-        images[position] = to_square(decode_image(encoded, name), resolution, name, fit)
+        images[position] = to_square(decode_image(encoded, name, white=white), resolution, name, fit)
     return images
 
 
-def shorter_sides(paths: Sequence[Path], columns: Columns, most: int) -> list[int]:
-    """The shorter sides of the first images, `most` at most, from their headers; DatasetError if none."""
-    sides = [min(encoded_size(encoded, name)) for name, encoded in _encoded(paths, columns, np.arange(most))]
+def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[int], int]:
+    """The shorter sides of the first images, `most` at most, and the white of those of more than 8 bits.
+
+    An image that cannot be read is passed over, and refused where it is wanted. DatasetError if none can.
+    """
+    sides, greatest = [], 0
+    error: DatasetError | None = None
+    for name, encoded in _encoded(paths, columns, np.arange(most)):
+        try:
+            greatest = max(greatest, greatest_value(encoded, name))
+            sides.append(min(encoded_size(encoded, name)))
+        except UnreadableImage as found:
+            error = error or found
     if not sides:
-        raise DatasetError(f"{paths[0]} holds no image: get the dataset again.")
-    return sides
+        raise error or DatasetError(f"{paths[0]} holds no image: get the dataset again.")
+    return sides, white_level(greatest)
 
 
 def _encoded(

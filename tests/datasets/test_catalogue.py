@@ -291,7 +291,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, offline):
         pq.write_table(stored.set_column(1, stored.schema.field("label"), labels), train)
         assert str(train) in refused(words, train.parent, resolution=8)
     pq.write_table(stored.drop_columns("image"), train)
-    refused("no class folder", train.parent)
+    refused("none of which has images inside", train.parent)
     pq.write_table(stored.drop_columns("label"), train)
     refused('no ClassLabel feature|no column "label"', train.parent)
     train.write_bytes(train.read_bytes()[:-9])

@@ -69,7 +69,7 @@ def look_at(folder: Path, class_level: ClassLevel | None = None) -> Layout:
     elif parts := _split_folders(here, class_level, notes):
         # A table may label each split: it is then looked for in the split's own folder.
         splits = {split: _classes(part, class_level, notes) for split, part in parts.items()}
-        how = f"splits {', '.join(part.path.name for part in parts.values())}"
+        how = f"splits {', '.join(parts[split].path.name for split in SPLITS if split in parts)}"
     else:
         splits, how = {UNDIVIDED: _classes(here, class_level, notes)}, "class folders without splits"
     splits = {split: splits[split] for split in (UNDIVIDED, *SPLITS) if split in splits}
@@ -92,8 +92,8 @@ def _no_image(tree: Tree, notes: tuple[str, ...]) -> str:
     if tables:
         names = listed([str(path) for path in tables], 3)
         return (
-            f"{tree.path} holds Parquet files, none called after a split ({names}): rename the one with the "
-            "training images to train.parquet."
+            f"{tree.path} holds no image but Parquet files, none of which has images inside and is called "
+            f"after a split ({names}): rename the one with the training images to train.parquet."
         )
     why = f" ({' '.join(notes).rstrip('.')})" if notes else ""
     if tree.folders:
