@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,14 +181,17 @@ def _say_sides(synthesizer: "DiffusionInversion", train: "LabelledImages", sampl
             "images of %d px are drawn at %d px, which %r takes, and resized.", train.resolution, side, name
         )
     if side > native:
-        log.info(
-            "%r draws images of %d px, and worse ones of %d px, for which the time is estimated now; choose "
-            "--resolution %d, or --model for one that draws large images.",
-            name, native, side, native,
-        )  # fmt: skip
-        settings: dict[str, Any] = {"inversion": synthesizer.inversion, "sampling": synthesizer.sampling}
+        settings: dict[str, Any] = {
+            "inversion": synthesizer.inversion,
+            "sampling": replace(synthesizer.sampling, resolution=native),
+        }
+        # Measured where it is soon done; attention takes more than in proportion to the pixels.
         seconds = estimate(diffusion, train, images_per_real=samples_per_real, **settings).seconds
-        log.info("the synthetic images will take about %s.", duration(seconds))
+        log.info(
+            "%r draws images of %d px, and worse ones of %d px; by an estimate they take %s or more: choose "
+            "--resolution %d, or --model for one that draws large images.",
+            name, native, side, duration(seconds * (side / native) ** 2), native,
+        )  # fmt: skip
 
 
 def _judge(options: argparse.Namespace) -> str:
