@@ -19,6 +19,7 @@ from diffinv.commands.options import (
     override,
     reading,
 )
+from diffinv.studies import LEAST_SEEDS
 
 if TYPE_CHECKING:
     from diffinv.datasets import LabelledImages
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 IMAGES_PER_REAL, NEIGHBOURS = 5, 5
-LEAST_SEEDS = 3  # that of studies.grid, whose import would take seconds
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "real + synthetic"
 
 

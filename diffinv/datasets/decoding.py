@@ -69,23 +69,21 @@ def what_it_is(encoded: bytes) -> tuple[str, str] | None:
     return next(((what, remedy) for bytes_, what, remedy in _STRANGERS if opening.startswith(bytes_)), None)
 
 
-def encoded_size(encoded: bytes, name: str | Path) -> tuple[int, int]:
-    """Width and height of an image file's bytes, from its header alone; errors as for `decode_image`."""
-    return _open(encoded, name).size
-
-
 def read_image(path: Path, *, white: int = WHITE_OF_16_BITS) -> Image.Image:
     """Read one image file as 8-bit sRGB, upright; errors and `white` as for `decode_image`."""
     return decode_image(read_bytes(path), path, white=white)
 
 
-def greatest_value(encoded: bytes, name: str | Path) -> int:
-    """The greatest value of a grey image of more than 8 bits, else 0; errors as for `decode_image`."""
+def size_and_greatest(encoded: bytes, name: str | Path) -> tuple[tuple[int, int], int]:
+    """Width and height, and the greatest value of a grey image of more than 8 bits, else 0.
+
+    Only of such an image are the pixels decoded. Errors as for `decode_image`.
+    """
     image = _open(encoded, name)
     if not image.mode.startswith("I"):
-        return 0
+        return image.size, 0
     try:
-        return int(np.asarray(image).max())
+        return image.size, int(np.asarray(image).max())
     except _DAMAGE as error:
         raise _damaged(encoded, name) from error
 

@@ -5,6 +5,7 @@ import statistics
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,9 @@ from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
 from diffinv.datasets.decoding import (
     DatasetError,
     UnreadableImage,
-    encoded_size,
-    greatest_value,
     read_bytes,
     read_image,
+    size_and_greatest,
     to_square,
     what_it_is,
     white_level,
@@ -27,8 +27,8 @@ from diffinv.datasets.labelled_images import LabelledImages, is_saved
 from diffinv.datasets.layout.names import split_of, storable, twins
 from diffinv.datasets.layout.plan import UNDIVIDED, Classes, class_folders, look_at
 from diffinv.datasets.layout.remarks import remarks, tell
-from diffinv.datasets.layout.tree import listed
 from diffinv.datasets.selection import Request
+from diffinv.foundation.errors import listed
 
 HELD_OUT_SHARE = 0.15  # for the validation and again for the test split
 WORTH_SAYING = 0.25  # of an image that a crop cuts off
@@ -172,12 +172,25 @@ def _examine(paths: list[Path]) -> dict[Path, _Seen]:
     files = {}
     for path in paths:
         try:
-            encoded = read_bytes(path)
-            size, greatest = encoded_size(encoded, path), greatest_value(encoded, path)
-            files[path] = _Seen(size, greatest, hashlib.blake2b(encoded, digest_size=16).digest())
+            files[path] = _see(path, _state_of(path))
         except UnreadableImage as error:
             files[path] = _Seen(error=error)
     return files
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except OSError:  # said where the file is read
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+@lru_cache(maxsize=1 << 16)  # each split of a folder looks at the files of all: they are read once
+def _see(path: Path, _state: tuple[int, ...]) -> _Seen:
+    encoded = read_bytes(path)
+    size, greatest = size_and_greatest(encoded, path)
+    return _Seen(size, greatest, hashlib.blake2b(encoded, digest_size=16).digest())
 
 
 def _read(

@@ -20,8 +20,7 @@ from diffinv.datasets.decoding import (
     Fit,
     UnreadableImage,
     decode_image,
-    encoded_size,
-    greatest_value,
+    size_and_greatest,
     to_square,
     white_level,
 )
@@ -223,8 +222,9 @@ def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[in
     error: DatasetError | None = None
     for name, encoded in _encoded(paths, columns, np.arange(most)):
         try:
-            greatest = max(greatest, greatest_value(encoded, name))
-            sides.append(min(encoded_size(encoded, name)))
+            size, value = size_and_greatest(encoded, name)
+            greatest = max(greatest, value)
+            sides.append(min(size))
         except UnreadableImage as found:
             error = error or found
     if not sides:

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # Packages of the extras, which a plain installation lacks.
+MOST_NAMED = 50  # culprits in one sentence
 _EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "mlxtend": "pretrain"}
 
 
@@ -49,6 +50,12 @@ def _reader_is_gone() -> bool:
     except BrokenPipeError:
         return True
     return False
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMED, what: str = "") -> str:
+    """Names in one line, "and 7 more", or 7 more of `what`, in place of those beyond `most`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more {what}".rstrip() if more > 0 else "")
 
 
 def say(sentence: str, code: int) -> int:

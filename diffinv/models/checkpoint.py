@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter of whichever HTTP library it uses
 
 from diffinv.foundation import ASSETS
+from diffinv.foundation.errors import listed
 
 EMBEDDED = ASSETS / "tinysd"
 NETWORKS = ("vae", "unet", "text_encoder")
@@ -118,10 +119,12 @@ def tensor_faults(part: str, network: Any, info: Mapping[str, Any] | None = None
     missing = info["missing_keys"]
     others = sorted(info.get("unexpected_keys", ())) if missing else []
     spoilt = [key for key, weight in weights.items() if not weight.is_meta and not weight.isfinite().all()]
-    lacks = f"lacks {_some(sorted(missing))}" + (f" and has {_some(others)} instead" if others else "")
+    lacks = f"lacks {listed(sorted(missing), 3, 'tensors')}" + (
+        f" and has {listed(others, 3, 'tensors')} instead" if others else ""
+    )
     faults = {
         f"its {part} {lacks}": missing,
-        f"its {part} has numbers that are not finite in {_some(spoilt)}": spoilt,
+        f"its {part} has numbers that are not finite in {listed(spoilt, 3, 'tensors')}": spoilt,
     }
     return [fault for fault, culprits in faults.items() if culprits]
 
@@ -130,10 +133,6 @@ def check_whole(what: str, faults: Sequence[str]) -> None:
     """Refuse networks whose tensors have faults."""
     if faults:
         raise CheckpointError(f"{what} is damaged, {'; '.join(faults)}: copy or download it again, in full.")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
 
 
 def check_tokenizer(what: str, folder: Path) -> None:
@@ -215,9 +214,8 @@ def readable(what: str, remedy: str = "copy or download it again") -> Iterator[N
             yield
     except (CheckpointError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # loaders of several libraries raise of every kind, tokenizers' plain Exception too
+    # Loaders of several libraries raise of every kind, and tokenizers a plain Exception.
+    except Exception as error:
         raise CheckpointError(f"{what} cannot be read ({first_line(error)}): {remedy}.") from error
 
 

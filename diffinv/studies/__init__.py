@@ -2,6 +2,8 @@
 
 import lazy_loader
 
+LEAST_SEEDS = 3  # with fewer, an interval says nothing
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

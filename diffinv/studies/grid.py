@@ -15,13 +15,13 @@ from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.foundation.progress import progress as progress_bar
+from diffinv.studies import LEAST_SEEDS
 from diffinv.synthesizers.base import Synthesizer, check_request
 
 COLUMNS = (
     "condition", "dataset", "seed", "accuracy", "num_real", "num_training_images", "images_per_real",
     "real_per_class", "with_real", "optimiser_steps", "wall_seconds",
 )  # fmt: skip
-LEAST_SEEDS = 3  # with fewer, an interval says nothing
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def _check(
         found = ", ".join(str(number) for number in sorted(steps))
         raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
     check_alike(training=train, test=test)
-    for condition in conditions:  # before the first of them has been trained
-        count = condition.real_per_class
+    # Each request once, and before the first classifier is trained.
+    requests = dict.fromkeys((each.real_per_class, each.images_per_real) for each in conditions)
+    for count, images_per_real in requests:
         real = train if count is None else train.per_class(count, seed=seeds[0])
-        check_request(real, condition.images_per_real)
+        check_request(real, images_per_real)

@@ -8,7 +8,8 @@ from typing import Literal
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.layout.names import readable, split_of, splits_among, twins
 from diffinv.datasets.layout.tables import Labelled, Table, label_images, tables_of
-from diffinv.datasets.layout.tree import Tree, listed, survey
+from diffinv.datasets.layout.tree import Tree, survey
+from diffinv.foundation.errors import listed
 
 ClassLevel = Literal["top", "leaf"]
 Classes = dict[str, tuple[Path, ...]]
@@ -16,16 +17,8 @@ SPLITS, UNDIVIDED = ("train", "validation", "test"), "all"
 # Folders called so hold the images of all classes, or a mask of each image.
 _CONTAINERS = {
     *("images", "image", "imgs", "img", "photos", "pictures", "data", "dataset", "jpegimages", "all"),
-    *(
-        "masks",
-        "mask",
-        "labels",
-        "annotations",
-        "segmentation",
-        "segmentations",
-        "groundtruth",
-        "ground_truth",
-    ),
+    *("masks", "mask", "labels", "annotations", "segmentation", "segmentations", "groundtruth"),
+    "ground_truth",
 }
 _REMEDY = (
     "put the images of each class into a folder of its own, or list them in a labels.csv with the columns "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffinv.datasets.layout.names import readable
 from diffinv.datasets.layout.plan import Classes, Layout
-from diffinv.datasets.layout.tree import listed
+from diffinv.foundation.errors import listed
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, UNEQUAL = 3, 10

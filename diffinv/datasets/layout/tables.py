@@ -10,25 +10,18 @@ import pyarrow.parquet as pq
 
 from diffinv.datasets.decoding import DatasetError
 from diffinv.datasets.layout.names import readable, split_of
-from diffinv.datasets.layout.tree import Tree, listed
+from diffinv.datasets.layout.tree import Tree
+from diffinv.foundation.errors import listed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FILE = (
-    *("file_name", "filename", "file", "path", "file_path", "filepath", "image", "image_path", "image_name"),
-    *("image_id", "img", "id", "name"),
+    *("file_name", "filename", "file", "path", "file_path", "filepath", "image", "image_path"),
+    *("image_name", "image_id", "img", "id", "name"),
 )
 _LABEL = (
-    "label",
-    "labels",
-    "class",
-    "class_name",
-    "category",
-    "target",
-    "species",
-    "breed",
-    "dx",
+    *("label", "labels", "class", "class_name", "category", "target", "species", "breed", "dx"),
     "diagnosis",
 )
 _SPLIT = ("split", "subset", "partition", "fold")

@@ -8,60 +8,26 @@ from pathlib import Path
 from PIL import Image
 
 from diffinv.datasets.layout.names import readable
+from diffinv.foundation.errors import listed
 
 SUFFIXES = {
-    *(
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".webp",
-        ".tif",
-        ".tiff",
-    ),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".bmp", ".dib", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".j2c", ".jpc"),
+    *(".jpf", ".jpx", ".tga"),
 }
 TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
 # Kinds that begin with a mark of their own: a file with another suffix, or none, is one of them by that.
 _MARKED = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 # What often lies beside images and is none: passed over without a warning.
 _COMPANIONS = {
-    *(
-        ".txt",
-        ".md",
-        ".rst",
-        ".html",
-        ".json",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".ini",
-        ".db",
-        ".log",
-        ".py",
-        ".ipynb",
-    ),
-    *(".sha256", ".md5", *TABLES),
+    *(".txt", ".md", ".rst", ".html", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".py"),
+    *(".ipynb", ".sha256", ".md5"),
+    *TABLES,
 }
 _TOOL_FOLDERS = {
-    *(
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "@recycle",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-    ),
-    *("__pycache__", "cvs", "thumbnails", "_thumbs", "_thumbnails"),
+    *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__pycache__"),
+    *("cvs", "thumbnails", "_thumbs", "_thumbnails", "system volume information"),
 }
-MOST_NAMED = 50  # culprits in one sentence
 
 
 @dataclass(frozen=True)
@@ -96,12 +62,6 @@ def survey(folder: Path) -> tuple[Tree, tuple[str, ...]]:
     walk = _Walk()
     tree = walk.down(folder)
     return tree, tuple(walk.sentences(folder))
-
-
-def listed(names: list[str] | tuple[str, ...], most: int = MOST_NAMED) -> str:
-    """Names in one line, "and 7 more" in place of those beyond `most`."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass
