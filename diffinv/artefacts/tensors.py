@@ -1,7 +1,8 @@
 """Tensors on disk: safetensors files that know by a checksum whether they still hold what was written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Files of earlier versions have no checksum, and are read as they are.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            texts = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with _opened(path) as (file, texts):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         expected = texts.pop(CHECKSUM, None)
         header = {name: json.loads(text) for name, text in texts.items()}
-    except (OSError, SafetensorError, ValueError, AttributeError) as error:
-        raise ArtefactError(f"{path} is missing or damaged ({error}): make or copy it again.") from error
     if expected not in (None, _checksum(tensors, texts)):
         raise ArtefactError(f"{path} is damaged (it has another checksum): make or copy it again.")
     return tensors, header
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone, unchecked, without reading the tensors; ArtefactError if there is none."""
+    with _opened(path) as (_, texts):
+        return {name: json.loads(text) for name, text in texts.items() if name != CHECKSUM}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, dict(file.metadata())
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise ArtefactError(f"{path} is missing or damaged ({error}): make or copy it again.") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:

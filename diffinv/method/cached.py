@@ -4,6 +4,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.tensors import read_tensors, tensor_bytes
+from diffinv.artefacts.tensors import read_header, read_tensors, tensor_bytes
 from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
@@ -109,9 +110,8 @@ def groups_of(count: int, size: int) -> list[range]:
 class InversionCache:
     """A folder of shards, one for each finished group of images; all were made with the same settings.
 
-    One file per image would be tens of thousands of files. A shard says in its header which images it holds,
-    so that any subset of them, grouped in any way, finds them again. `recipe` is all that the vectors of an
-    image depend on besides the image itself, `record` their provenance.
+    A shard says in its header which images it holds, so that any subset of them, grouped in any way, finds
+    them again. `recipe` is all that vectors depend on besides the image, `record` their provenance.
     """
 
     def __init__(
@@ -119,24 +119,35 @@ class InversionCache:
     ) -> None:
         self.record = record
         self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
-        self._places: dict[str, tuple[Path, int]] = {}
-        self._seconds: dict[str, float | None] = {}
+        self._places: dict[str, tuple[Path, int, float | None]] = {}  # shard, row in it, seconds of the image
         self._seen: set[Path] = set()
+        self._intact: set[Path] = set()
         self.look()
 
     def look(self) -> None:
         """Take in the shards that were written since the last look, by this process or another."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._seen):
             self._seen.add(path)
-            try:
-                _, header = read_tensors(path)
+            with self._relearning(path):
+                header = read_header(path)
                 self._register(path, header["keys"], header.get("seconds"))
-            except (ArtefactError, KeyError) as error:
-                # Written in one piece, so the disk has spoilt it since.
-                warnings.warn(f"the images of {path} are learned again: {error}", stacklevel=3)
 
     def __contains__(self, key: str) -> bool:
+        path = self._places[key][0] if key in self._places else None
+        if path and path not in self._intact:
+            with self._relearning(path):
+                read_tensors(path)  # only shards in use are worth the reading
+                self._intact.add(path)
         return key in self._places
+
+    @contextmanager
+    def _relearning(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (ArtefactError, KeyError) as error:
+            # Written in one piece, so the disk has spoilt it since.
+            self._places = {key: place for key, place in self._places.items() if place[0] != path}
+            warnings.warn(f"the images of {path} are learned again: {error}", stacklevel=4)
 
     def write(
         self,
@@ -155,17 +166,17 @@ class InversionCache:
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
         """The vectors of these images, each under its key; KeyError if one is not there."""
-        rows_of = defaultdict(list)
+        rows_of, shares = defaultdict(list), []
         for position, key in enumerate(keys):
-            path, row = self._places[key]
+            path, row, share = self._places[key]
             rows_of[path].append((position, row))
+            shares.append(share)
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for path, rows in rows_of.items():
             shard, _ = read_tensors(path)
             found.update({at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows})
-        # Each image's share of its group's time, if every group has a record of it.
-        shares = [share for share in (self._seconds[key] for key in keys) if share is not None]
-        seconds = round(sum(shares), 3) if len(shares) == len(keys) else None
+        known = [share for share in shares if share is not None]
+        seconds = round(sum(known), 3) if len(known) == len(keys) else None
         return EmbeddingStore(
             embeddings=torch.stack([found[position][0] for position in range(len(keys))]),
             labels=torch.tensor(real.labels, dtype=torch.int64),
@@ -176,10 +187,9 @@ class InversionCache:
         )
 
     def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
+        share = None if seconds is None else seconds / len(keys)
         for row, key in enumerate(keys):
-            if key not in self._places:
-                self._places[key] = (path, row)
-                self._seconds[key] = None if seconds is None else seconds / len(keys)
+            self._places.setdefault(key, (path, row, share))
 
 
 def learn_missing(
