@@ -19,6 +19,7 @@ from diffinv.commands.options import (
     override,
     reading,
 )
+from diffinv.commands.parts import add_parts
 from diffinv.studies import LEAST_SEEDS
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def add_to(verbs) -> None:
     add("--neighbours", type=at_least(1), metavar="K", help="of precision, recall, ... (default: 5)")
     add_reading(verb)
     add_model(verb)
+    add_parts(verb)
     verb.set_defaults(verb=run)
 
 

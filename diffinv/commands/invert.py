@@ -14,6 +14,7 @@ from diffinv.commands.options import (
     reading,
     suiting,
 )
+from diffinv.commands.parts import add_parts
 
 
 def add_to(verbs) -> None:
@@ -28,6 +29,7 @@ def add_to(verbs) -> None:
     add("--learning-rate", type=float)
     add_reading(verb)
     add_model(verb)
+    add_parts(verb)
     verb.set_defaults(verb=run)
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from diffinv import __version__
 from diffinv.commands import doctor, evaluate, findings, invert, reproduce, sample
+from diffinv.commands.parts import run_shared
 from diffinv.foundation.errors import guarded
 
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("diffinv").setLevel(logging.INFO)
-    return guarded(lambda: options.verb(options))
+    return guarded(lambda: run_shared(options))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -57,14 +58,20 @@ def load_model(
     options: argparse.Namespace, profile: "Profile", default: str | None = None
 ) -> "FrozenDiffusion":
     """The model asked for, else `default`, else the profile's."""
-    from diffinv.models.diffusion import load_diffusion
-
-    return load_diffusion(
+    return _loaded(
         options.model or default or profile.model,
         device=options.device or profile.device,
         dtype=profile.torch_dtype,
         memory=profile.memory_request,
     )
+
+
+@cache
+def _loaded(name: str, **how: Any) -> "FrozenDiffusion":
+    # Kept, for a worker that makes several parts.
+    from diffinv.models.diffusion import load_diffusion
+
+    return load_diffusion(name, **how)
 
 
 def override(settings: Settings, options: argparse.Namespace, *names: str) -> Settings:

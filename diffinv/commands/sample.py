@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from diffinv.commands.options import add_model, at_least, load_model, override
+from diffinv.commands.parts import add_parts
 
 
 def add_to(verbs) -> None:
@@ -20,6 +21,7 @@ def add_to(verbs) -> None:
     add("--num-inference-steps", type=at_least(1))
     add("--scheduler", help="a scheduler class of diffusers, such as DDIMScheduler")
     add_model(verb)
+    add_parts(verb)
     verb.set_defaults(verb=run)
 
 

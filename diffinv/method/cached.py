@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.parts import end_of_part, own
 from diffinv.artefacts.tensors import read_header, read_tensors, tensor_bytes
 from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
 from diffinv.datasets import LabelledImages
@@ -213,7 +214,7 @@ def learn_missing(
     def lacking(group: Sequence[int]) -> list[int]:
         return [index for index in group if any(keys[index] not in cache for cache in caches.values())]
 
-    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, groups) if g}
+    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, own(groups)) if g}
 
     def steps() -> Iterator[None]:
         for path in claimed(missing):
@@ -236,9 +237,9 @@ def learn_missing(
                     time.perf_counter() - started,
                 )
 
-    total = len(missing) * max(caches)
-    for _ in progress_bar(steps(), total=total, desc=desc, enabled=progress and total > 0):
+    for _ in progress_bar(steps(), len(missing) * max(caches), desc, enabled=progress and bool(missing)):
         pass
+    end_of_part(groups)
 
 
 def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:

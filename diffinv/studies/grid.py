@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.artefacts.writing import claimed, read_cached_json, write_json
 from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
@@ -127,13 +128,15 @@ def _each_cached(
 ) -> list[dict[str, Any]]:
     """The cell of each key, from the cache or computed; each once, however many have its key or want it."""
     wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
-    cells = {}
-    for path in progress_bar(claimed(wanted), total=len(wanted), desc=desc, enabled=progress):
+    cells, mine = {}, own(list(wanted))
+    for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress):
         cell = read_cached_json(path)
         if cell is None:
-            cell = wanted[path]()
+            with only_part(None):  # a cell needs all of its samples
+                cell = wanted[path]()
             write_json(path, cell)
         cells[path] = cell
+    end_of_part(list(wanted))
     return [cells[folder / f"{key}.json"] for key in keys]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.parts import end_of_part, own
 from diffinv.artefacts.writing import (
     claimed,
     provenance,
@@ -163,9 +164,11 @@ def synthesize(
     folder = default_cache_dir() / "samples" / key
     rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
     made: dict[Path, _Shard] = {}
-    for path in progress(claimed(rows_of), total=len(rows_of), desc="samples"):
+    mine = own(list(rows_of))
+    for path in progress(claimed(mine), total=len(mine), desc="samples"):
         rows = slice(rows_of[path].start, rows_of[path].stop)
         made[path] = _cached_shard(path, real, draw, sources[rows], copies[rows])
+    end_of_part(list(rows_of))
     shards = [made[path] for path in rows_of]
     record = sample_record(
         real,
