@@ -9,12 +9,14 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
 from diffinv import __version__
 from diffinv.commands import doctor, evaluate, findings, invert, reproduce, sample
+from diffinv.commands.options import in_terms_of
 from diffinv.foundation.errors import guarded
 
 
@@ -23,6 +25,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
+
+
+class _Sentences(logging.Formatter):
+    """Writes what is logged as it is said to the user, without time and place."""
+
+    def __init__(self, wording: Callable[[str], str]) -> None:
+        super().__init__()
+        self.wording = wording
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.wording(super().format(record))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,9 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # By its name: the factory is no part of what the rest of the package is checked against.
         return guarded(lambda: import_module("diffinv.tinysd.pretrain").main(arguments[1:]) or 0)
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    # Below the commands, errors and warnings speak of arguments in Python.
+    wording = partial(in_terms_of, options)
+    said = logging.StreamHandler(sys.stderr)
+    said.setFormatter(_Sentences(wording))
+    logging.basicConfig(handlers=[said])
     logging.getLogger("diffinv").setLevel(logging.INFO)
-    return guarded(lambda: options.verb(options))
+    return guarded(lambda: options.verb(options), wording)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,7 +7,9 @@ second time. Nothing but Parquet is read, and no code of a repository is run.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
-from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError
-from diffinv.datasets.folder import natural_resolution
+from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError, digest_of
+from diffinv.datasets.folder import natural_resolution, state_of
 from diffinv.datasets.labelled_images import LabelledImages
 from diffinv.datasets.layout.names import split_of
+from diffinv.datasets.layout.remarks import left_out, remarks, said_of_pixels, tell, unreadable
 from diffinv.datasets.layout.tree import survey
 from diffinv.datasets.parquet import (
     Columns,
+    encoded_images,
     find_columns,
     holds_images,
     measure,
@@ -86,14 +90,41 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
     columns = find_columns(train)
     sides, white = measure(train, columns, MEASURED_IMAGES)
     resolution = request.resolution or natural_resolution(sides)
+    plain = ((split, tuple(map(Path, part.files)), part.start, part.end) for split, part in parts.items())
+    state = tuple(map(state_of, sorted({path for paths in files.values() for path in paths})))
+    tell(None, _remarks(folder, tuple(plain), columns, state))
     return _read(
         parts[request.split],
         columns,
         request,
         resolution=resolution,
         white=white,
+        folder=folder,
         provenance={"dataset": str(folder), "split": request.split, "resolution": resolution},
     )
+
+
+@lru_cache(maxsize=16)  # each split asks for those of all
+def _remarks(
+    folder: Path, parts: tuple[tuple[str, tuple[Path, ...], float, float], ...], columns: Columns, _state: Any
+) -> tuple[str, ...]:
+    """What is to be known of all splits; images are compared where that takes reading no more than 1 GB."""
+    comparable = sum(file.stat().st_size for file in {file for part in parts for file in part[1]}) <= 1e9
+    splits: dict[str, dict[str, list[str]]] = {}
+    digests: dict[str, bytes] = {}
+    for split, files, start, end in parts:
+        with suppress(DatasetError):  # said where the split is asked for
+            ids, labels = read_labels([(_split_of(file) or split, file) for file in files], columns)
+            chosen = share_of_classes(ids, labels, start, end)
+            classes = splits.setdefault(split, {name: [] for name in columns.class_names})
+            for index in chosen:
+                classes[columns.class_names[labels[index]]].append(ids[index])
+            if comparable:
+                encoded = encoded_images(files, columns, chosen)
+                digests |= {
+                    ids[index]: digest_of(data) for index, (_, data) in zip(chosen, encoded, strict=True)
+                }
+    return tuple(remarks(folder, splits, digests)) if "train" in splits else ()
 
 
 def _fetch(name: str, source: HubSource, file: str) -> Path:
@@ -117,6 +148,7 @@ def _read(
     resolution: int,
     provenance: dict[str, Any],
     white: int = WHITE_OF_16_BITS,
+    folder: Path | None = None,
 ) -> LabelledImages:
     paths = [Path(file) for file in part.files]
     ids, labels = read_labels([(_split_of(path) or request.split, path) for path in paths], columns)
@@ -124,8 +156,16 @@ def _read(
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
+    images, sizes, errors = read_images(paths, columns, chosen, resolution, request.fit, white)
+    if errors and not (request.skip_damaged and len(errors) < len(chosen)):
+        raise DatasetError(unreadable(list(errors.values())))
+    if folder is not None:
+        tell(None, said_of_pixels(folder, request.split, sizes, request.fit, white))
+    if errors:
+        tell(None, left_out(paths[0].parent, errors.values()))
+        images, chosen = np.delete(images, list(errors), axis=0), np.delete(chosen, list(errors))
     return LabelledImages(
-        images=read_images(paths, columns, chosen, resolution, request.fit, white),
+        images=images,
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),
