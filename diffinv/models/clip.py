@@ -31,8 +31,37 @@ Features = Float[Tensor, "item feature"]
 Images = UInt8[np.ndarray, "image height width 3"]
 
 
-class FrozenClip:
-    """A CLIPModel with its tokenizer and its way of preparing images, every weight frozen."""
+class FrozenEncoder:
+    """A network with its way of preparing images, every weight frozen; `image_size` is the side it takes."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str,
+        device: str | torch.device,
+        image_size: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.requires_grad_(False).eval().to(self.device)
+        self.name, self.image_size = name, image_size
+        self.image_mean = torch.tensor(image_mean, device=self.device).view(3, 1, 1)
+        self.image_std = torch.tensor(image_std, device=self.device).view(3, 1, 1)
+
+    def pixels(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 side side"]:
+        """Images as the network takes them."""
+        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
+        side = self.image_size
+        if pixels.shape[2:] != (side, side):
+            resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            pixels = resized.clamp(0, 1)
+        return (pixels - self.image_mean) / self.image_std
+
+
+class FrozenClip(FrozenEncoder):
+    """A CLIPModel with its tokenizer."""
 
     def __init__(
         self,
@@ -44,16 +73,10 @@ class FrozenClip:
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
     ) -> None:
-        self.device = torch.device(device)
-        self.model = model.requires_grad_(False).eval().to(self.device)
-        self.tokenizer, self.name = tokenizer, name
-        self.image_mean = torch.tensor(image_mean, device=self.device).view(3, 1, 1)
-        self.image_std = torch.tensor(image_std, device=self.device).view(3, 1, 1)
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels that images are resized to."""
-        return self.model.config.vision_config.image_size
+        colours = {"image_mean": image_mean, "image_std": image_std}
+        side = model.config.vision_config.image_size
+        super().__init__(model, name=name, device=device, image_size=side, **colours)
+        self.tokenizer = tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,7 +97,7 @@ class FrozenClip:
         """A vector of length 1 for each image, float32 on the CPU."""
         features = []
         for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):
-            pooled = self.model.vision_model(pixel_values=self._pixels(batch)).pooler_output
+            pooled = self.model.vision_model(pixel_values=self.pixels(batch)).pooler_output
             features.append(F.normalize(self.model.visual_projection(pooled), dim=-1).cpu())
         return torch.cat(features)
 
@@ -102,14 +125,6 @@ class FrozenClip:
         scale = self.model.logit_scale.exp().cpu()
         similarity = self.image_features(images) @ self.text_features(class_prompts).T
         return (scale * similarity).softmax(dim=-1)
-
-    def _pixels(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 side side"]:
-        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-        side = self.image_size
-        if pixels.shape[2:] != (side, side):
-            resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-            pixels = resized.clamp(0, 1)
-        return (pixels - self.image_mean) / self.image_std
 
 
 def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None = None) -> FrozenClip:
