@@ -20,6 +20,12 @@ from diffinv.commands.options import in_terms_of
 from diffinv.foundation.errors import guarded
 
 
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a part of the work failed, or the installation is damaged; 2 bad input, said in one "
+    "sentence; 130 interrupted, and the same command goes on from there"
+)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong with the arguments, as the verbs do with their input."""
 
@@ -39,7 +45,7 @@ class _Sentences(logging.Formatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
+    """Run a command and return its exit code, one of `EXIT_CODES`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Figures go into files here; one of a desktop or of a Colab cell may not even be installed.
     os.environ.pop("MPLBACKEND", None)
@@ -64,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="diffinv",
         description="Better image classifiers from the images that a frozen diffusion model makes of yours.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"diffinv {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -13,8 +13,8 @@ from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence, gather
-from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.evaluation.gain import MEASURES
+from diffinv.evaluation.tables import class_rows, metric_rows, notes
 from diffinv.foundation.text import percent, text_table
 from diffinv.metrics.copies import Closeness
 from diffinv.studies.grid import accuracy_scores
@@ -144,7 +144,7 @@ def format_value(metric: str, value: float) -> str:
     """Shares and accuracies in per cent, distances with three digits, a dash for what is not known."""
     if math.isnan(value):
         return "-"
-    if metric in ("Fréchet distance", "KID × 1000", "CMMD", "density") or metric.startswith("diversity"):
+    if metric in ("Fréchet distance", "KID", "CMMD", "density") or metric.startswith("diversity"):
         return f"{value:.3f}"
     return f"{value:.1%}"
 

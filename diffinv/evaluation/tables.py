@@ -28,9 +28,9 @@ MEANINGS = {
         "the mean of the accuracies of the classes, each counted alike however many images it has",
     ),
     "Fréchet distance": ("lower", "between the features of the set and of the training images (FID)"),
-    "KID × 1000": (
+    "KID": (
         "lower",
-        "how far features lie from those of training images; 0 on average for one kind, however few",
+        "how far features lie from those of training images, times 1000; 0 on average for one kind",
     ),
     "CMMD": (
         "lower",
@@ -204,7 +204,7 @@ def _mean(found: Tensor | None, rows: Any = slice(None)) -> float:
 def _distances(a: Features, b: Features) -> dict[str, float]:
     return {
         "Fréchet distance": frechet_or_nan(a, b),
-        "KID × 1000": 1000 * kernel_distance(a, b),
+        "KID": 1000 * kernel_distance(a, b),
         "CMMD": gaussian_distance(a, b),
     }
 

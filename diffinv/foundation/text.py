@@ -19,9 +19,9 @@ def rounded(value: float, low: float, high: float, *, sign: str = "") -> tuple[s
 
 
 def percent(share: float, low: float, high: float) -> str:
-    """A share with its interval in per cent: "54.3 % (53.1 to 55.4)"."""
+    """A share with its interval in per cent: "54.3% (53.1 to 55.4)"."""
     own, interval = rounded(100 * share, 100 * low, 100 * high)
-    return f"{own} % ({interval})"
+    return f"{own}% ({interval})"
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 80) -> list[str]:

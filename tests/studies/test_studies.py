@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
@@ -183,6 +183,25 @@ def rows():
         for s in reversed(range(5))
     ]
     return pd.DataFrame(baseline + others, columns=["condition", "seed", "images_per_real", "accuracy"])
+
+
+@pytest.mark.parametrize("values", [[0.97, 0.99, 1.0], [0.01, 0.0, 0.05], [0.5, 0.6, 0.4]])
+def test_the_interval_of_a_share_stays_within_zero_and_one(values):
+    rows = pd.DataFrame({"condition": "a", "seed": range(3), "accuracy": values, "score": values})
+    (share,) = summarise(rows, ["condition"]).to_dict("records")
+    (plain,) = summarise(rows, ["condition"], value="score").to_dict("records")
+    assert 0 < share["low"] < share["mean"] < share["high"] < 1
+    assert (share["mean"], share["std"]) == (plain["mean"], plain["std"])
+    # The same half width, measured where the logit has the slope 1 / (p (1 - p)).
+    logits = [special.logit(share[end]) for end in ("low", "mean", "high")]
+    slope = 1 / (share["mean"] * (1 - share["mean"]))
+    half = slope * (plain["high"] - plain["mean"])
+    assert np.diff(logits) == pytest.approx([half, half])
+
+
+def test_accuracies_that_are_all_perfect_have_an_interval_without_width():
+    rows = pd.DataFrame({"condition": "a", "seed": range(3), "accuracy": 1.0})
+    assert summarise(rows, ["condition"])[["low", "high"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_intervals_agree_with_scipy(rows):
