@@ -19,10 +19,9 @@ from diffinv.commands import doctor, evaluate, findings, invert, reproduce, samp
 from diffinv.commands.options import in_terms_of
 from diffinv.foundation.errors import guarded
 
-
 EXIT_CODES = (
-    "exit codes: 0 done; 1 a part of the work failed, or the installation is damaged; 2 bad input, said in one "
-    "sentence; 130 interrupted, and the same command goes on from there"
+    "exit codes: 0 done; 1 a part of the work failed, or the installation is damaged; 2 bad input, said in "
+    "one sentence; 130 interrupted, and the same command goes on from there"
 )
 
 

@@ -1,5 +1,6 @@
 """Studies: tidy rows, cells computed once, a killed run that continues, intervals that SciPy agrees with."""
 
+import json
 import os
 import signal
 import subprocess
@@ -56,7 +57,9 @@ def grid():
 
 
 def run(conditions, images, **more):
-    return studies.run_study(conditions, train=images, test=images, seeds=more.pop("seeds", (0, 1)), **more)
+    return studies.run_study(
+        conditions, train=images, test=more.pop("test", images), seeds=more.pop("seeds", (0, 1)), **more
+    )
 
 
 def test_rows_are_tidy_and_say_what_went_in(toy_images):
@@ -119,6 +122,29 @@ def test_whatever_changes_the_result_changes_the_cell(toy_images, change):
         )
         == 3
     )
+
+
+def test_a_cell_with_one_digit_changed_is_made_again(toy_images, fresh_cache):
+    first = run(grid()[:1], toy_images)
+    path, *_ = (fresh_cache / "studies").glob("*.json")
+    cell = json.loads(path.read_text())
+    path.write_text(json.dumps({**cell, "accuracy": cell["accuracy"] + 0.01}))
+    assert run(grid()[:1], toy_images)["accuracy"].tolist() == first["accuracy"].tolist()
+
+
+def test_accuracies_by_class_are_asked_for_and_of_older_cells_computed(toy_images, fresh_cache):
+    test = toy_images.subset([0, 1, 2, 6, 7])  # three discs, two squares, no cross
+    plain = run(grid()[:1], toy_images, test=test)
+    for path in (fresh_cache / "studies").glob("*.json"):
+        old = {name: value for name, value in json.loads(path.read_text()).items() if name != "by_class"}
+        path.write_text(json.dumps({name: value for name, value in old.items() if name != "checksum"}))
+    pd.testing.assert_frame_equal(run(grid()[:1], toy_images, test=test), plain)  # older cells serve
+    rows = run(grid()[:1], toy_images, test=test, by_class=True)
+    assert rows["accuracy"].tolist() == plain["accuracy"].tolist()
+    for row in rows.itertuples():
+        disc, square, cross = row.by_class.values()
+        assert np.isnan(cross) and row.balanced_accuracy == pytest.approx((disc + square) / 2)
+        assert row.accuracy == pytest.approx((3 * disc + 2 * square) / 5)
 
 
 def test_a_damaged_cell_is_made_again(toy_images, fresh_cache):
