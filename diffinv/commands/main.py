@@ -32,15 +32,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
 
 
-class _Sentences(logging.Formatter):
-    """Writes what is logged as it is said to the user, without time and place."""
-
-    def __init__(self, wording: Callable[[str], str]) -> None:
-        super().__init__()
-        self.wording = wording
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self.wording(super().format(record))
+def _reword(wording: Callable[[str], str], record: logging.LogRecord) -> bool:
+    record.msg, record.args = wording(record.getMessage()), None
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Below the commands, errors and warnings speak of arguments in Python.
     wording = partial(in_terms_of, options)
     said = logging.StreamHandler(sys.stderr)
-    said.setFormatter(_Sentences(wording))
-    logging.basicConfig(handlers=[said])
+    said.addFilter(partial(_reword, wording))
+    logging.basicConfig(format="%(message)s", handlers=[said])
     logging.getLogger("diffinv").setLevel(logging.INFO)
     return guarded(lambda: options.verb(options), wording)
 

@@ -23,29 +23,17 @@ from diffinv.metrics.neighbours import Features
 #: Each row of the card: which way is better, and what it says; {} is the quantile of copies and leaks.
 MEANINGS = {
     "accuracy": ("higher", "test accuracy of classifiers trained on the set alone (CAS)"),
-    "balanced accuracy": (
-        "higher",
-        "the mean of the accuracies of the classes, each counted alike however many images it has",
-    ),
+    "balanced accuracy": ("higher", "the mean of the accuracies of the classes, large or small"),
     "Fréchet distance": ("lower", "between the features of the set and of the training images (FID)"),
-    "KID": (
-        "lower",
-        "how far features lie from those of training images, times 1000; 0 on average for one kind",
-    ),
-    "CMMD": (
-        "lower",
-        "as KID, by a kernel that misses no difference between the two (CMMD, if the features are CLIP's)",
-    ),
+    "KID": ("lower", "as the Fréchet distance, for few images too; about 0 for images of one kind"),
+    "CMMD": ("lower", "as KID, by a kernel that no difference escapes; it is meant for features of CLIP"),
     "precision": ("higher", "share of the set that lies among training images"),
     "recall": ("higher", "share of the training images that lie among those of the set"),
     "density": ("near 1", "how densely training images lie about one of the set"),
     "coverage": ("higher", "share of the training images with one of the set near by"),
     "diversity within originals": ("higher", "mean distance of two samples of one original"),
     "diversity between originals": ("as real", "mean distance of samples of two originals of one class"),
-    "authenticity": (
-        "as real",
-        "share that is further from its nearest training image than that one is from the others (AuthPct)",
-    ),
+    "authenticity": ("as real", "share less near to a training image than that is to the others (AuthPct)"),
     "copies": ("as real", "share as near to a training image as the nearest {} of those to each other"),
     "leaks": ("as real", "share as near to a test image as the nearest {} of those to each other"),
 }
@@ -204,7 +192,7 @@ def _mean(found: Tensor | None, rows: Any = slice(None)) -> float:
 def _distances(a: Features, b: Features) -> dict[str, float]:
     return {
         "Fréchet distance": frechet_or_nan(a, b),
-        "KID": 1000 * kernel_distance(a, b),
+        "KID": 1000 * kernel_distance(a, b),  # as it is usually given
         "CMMD": gaussian_distance(a, b),
     }
 

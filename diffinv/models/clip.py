@@ -1,7 +1,7 @@
 """A frozen CLIP: features of images and of sentences in one space, for metrics, filters and retrieval."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
@@ -146,7 +147,9 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
             check_tokenizer(f"CLIP {str(name)!r}", tokenizer)
         words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
     check_whole(f"CLIP {str(name)!r}", tensor_faults("model", model, info))
-    return FrozenClip(model, words, name=str(name), device=device, **_colours(place))
+    how = preparation(place, revision)
+    colours = {name: how[name] for name in ("image_mean", "image_std") if name in how}
+    return FrozenClip(model, words, name=str(name), device=device, **colours)
 
 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:
@@ -162,7 +165,8 @@ def _find(name: str | Path) -> tuple[str | Path, str | Path]:
     return place, tokenizer
 
 
-def _colours(place: str | Path) -> dict[str, Sequence[float]]:
-    file = Path(place) / "preprocessor_config.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {name: record[name] for name in ("image_mean", "image_std") if name in record}
+def preparation(place: str | Path, revision: str) -> dict[str, Any]:
+    """How a checkpoint says that images are prepared; empty where it does not say."""
+    with suppress(OSError):
+        return ImageProcessingMixin.get_image_processor_dict(place, revision=revision)[0]
+    return {}

@@ -1,6 +1,5 @@
 """A frozen DINOv2, and features by name: of whichever kind of network a checkpoint holds."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from diffinv.foundation.networks import usable_device
@@ -21,7 +19,7 @@ from diffinv.models.checkpoint import (
     readable,
     tensor_faults,
 )
-from diffinv.models.clip import FrozenClip, FrozenEncoder, load_clip
+from diffinv.models.clip import FrozenClip, FrozenEncoder, load_clip, preparation
 
 KINDS = ("dinov2", "dinov2_with_registers")
 
@@ -64,9 +62,7 @@ def load_features(
             place, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     check_whole(what, tensor_faults("model", model, info))
-    how: dict[str, Any] = {}
-    with suppress(OSError):  # not every copy says how images are prepared
-        how, _ = ImageProcessingMixin.get_image_processor_dict(place, revision=revision)
+    how = preparation(place, revision)
     side = how.get("crop_size", model.config.image_size)
     return FrozenDinov2(
         model,
