@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
@@ -80,9 +81,9 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
         names = ", ".join(sorted(configurations))
         raise DatasetError(f"{folder} holds several datasets ({names}): give the folder of one of them.")
     (files,) = configurations.values()
-    parts = {split: Part(paths) for split, paths in files.items()}
+    parts = {split: Part(tuple(paths)) for split, paths in files.items()}
     if "train" in files and "validation" not in files:
-        parts |= with_validation(files["train"])
+        parts |= with_validation(parts["train"].files)
     for needed in ("train", request.split):
         if needed not in parts:
             raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
@@ -90,9 +91,8 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
     columns = find_columns(train)
     sides, white = measure(train, columns, MEASURED_IMAGES)
     resolution = request.resolution or natural_resolution(sides)
-    plain = ((split, tuple(map(Path, part.files)), part.start, part.end) for split, part in parts.items())
-    state = tuple(map(state_of, sorted({path for paths in files.values() for path in paths})))
-    tell(None, _remarks(folder, tuple(plain), columns, state))
+    state = tuple(state_of(path) for paths in files.values() for path in paths)
+    tell(None, _remarks(folder, tuple(parts.items()), columns, state))
     return _read(
         parts[request.split],
         columns,
@@ -106,24 +106,22 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
 
 @lru_cache(maxsize=16)  # each split asks for those of all
 def _remarks(
-    folder: Path, parts: tuple[tuple[str, tuple[Path, ...], float, float], ...], columns: Columns, _state: Any
+    folder: Path, parts: tuple[tuple[str, Part], ...], columns: Columns, state: tuple[tuple[int, ...], ...]
 ) -> tuple[str, ...]:
     """What is to be known of all splits; images are compared where that takes reading no more than 1 GB."""
-    comparable = sum(file.stat().st_size for file in {file for part in parts for file in part[1]}) <= 1e9
     splits: dict[str, dict[str, list[str]]] = {}
     digests: dict[str, bytes] = {}
-    for split, files, start, end in parts:
+    for split, part in parts:
+        files = [Path(file) for file in part.files]
         with suppress(DatasetError):  # said where the split is asked for
             ids, labels = read_labels([(_split_of(file) or split, file) for file in files], columns)
-            chosen = share_of_classes(ids, labels, start, end)
+            chosen = share_of_classes(ids, labels, part.start, part.end)
             classes = splits.setdefault(split, {name: [] for name in columns.class_names})
             for index in chosen:
                 classes[columns.class_names[labels[index]]].append(ids[index])
-            if comparable:
-                encoded = encoded_images(files, columns, chosen)
-                digests |= {
-                    ids[index]: digest_of(data) for index, (_, data) in zip(chosen, encoded, strict=True)
-                }
+            if sum(size for size, *_ in state) <= 1e9:
+                encoded = (data for _, data in encoded_images(files, columns, chosen))
+                digests |= {ids[index]: digest_of(data) for index, data in zip(chosen, encoded, strict=True)}
     return tuple(remarks(folder, splits, digests)) if "train" in splits else ()
 
 

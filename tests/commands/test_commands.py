@@ -313,7 +313,7 @@ def test_evaluate_compares_three_training_sets(folder, tiny_checkpoint, tmp_path
     for row in record["results"]:
         accuracies = [r["accuracy"] for r in record["rows"] if r["condition"] == row["trained_on"]]
         assert row["mean"] == pytest.approx(np.mean(accuracies)) and row["low"] <= row["mean"] <= row["high"]
-        assert f"{row['mean']:.1%}" in table
+        assert percent(row["mean"], row["low"], row["high"]) in table
     assert "accuracy against real:\n  synthetic: " in table and max(map(len, table.splitlines()[:-1])) <= 80
     assert main(["evaluate", str(folder), *arguments, "--out", str(report), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

@@ -231,7 +231,9 @@ def test_accuracies_that_are_all_perfect_have_an_interval_without_width():
 
 
 def test_intervals_agree_with_scipy(rows):
-    summary = summarise(rows, ["condition", "images_per_real"]).set_index(["condition", "images_per_real"])
+    by = ["condition", "images_per_real"]
+    scores = rows.rename(columns={"accuracy": "score"})  # of a share the interval is another
+    summary = summarise(scores, by, value="score").set_index(by)
     values = rows.query("condition == 'DI' and images_per_real == 5")["accuracy"]
     interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     row = summary.loc[("DI", 5)]
