@@ -133,7 +133,7 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
         reason = "no network" if offline else str(error).strip().split("\n")[0].rstrip(".")
         raise DatasetError(
             f'"{name}" is not in the Hugging Face cache and could not be fetched ({reason}): connect to the '
-            f"network once, or give load_dataset the folder of a copy of {source.repository}."
+            f"network once, or give the folder of a copy of {source.repository}."
         ) from error
     return Path(path)
 

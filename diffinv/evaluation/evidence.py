@@ -47,7 +47,7 @@ def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -
     if len(images) <= num_neighbours:
         raise ValueError(
             f"there are only {len(images)} {role} images, and each needs {num_neighbours} neighbours: "
-            f"give more, or choose a smaller k."
+            f"give more, or choose fewer neighbours."
         )
     features = image_features(clip, images.images)
     others = nearest_neighbours(features, features, num_neighbours, leave_one_out=True).distances

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffinv.datasets import LabelledImages
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence
+from diffinv.evaluation.gain import MEASURES
 from diffinv.metrics.copies import Closeness
 from diffinv.metrics.distances import (
     diversity,
@@ -33,7 +34,7 @@ MEANINGS = {
     "coverage": ("higher", "share of the training images with one of the set near by"),
     "diversity within originals": ("higher", "mean distance of two samples of one original"),
     "diversity between originals": ("as real", "mean distance of samples of two originals of one class"),
-    "authenticity": ("as real", "share less near to a training image than that is to the others (AuthPct)"),
+    "authenticity": ("as real", "share further from a training image than that is from any other (AuthPct)"),
     "copies": ("as real", "share as near to a training image as the nearest {} of those to each other"),
     "leaks": ("as real", "share as near to a test image as the nearest {} of those to each other"),
 }
@@ -52,8 +53,7 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a metric: its value for the synthetic set, what real images score, and what it says."""
     features = found.features
     own = {
-        "accuracy": pd.Series(_scores(scores, SYNTHETIC, "accuracy"), dtype=float).mean(),
-        "balanced accuracy": pd.Series(_scores(scores, SYNTHETIC, "balanced_accuracy"), dtype=float).mean(),
+        **_accuracies(scores, SYNTHETIC),
         **_distances(features[REAL], features[SYNTHETIC]),
         **found.on_manifolds.values(),
         "diversity within originals": _within(found.synthetic, features[SYNTHETIC]),
@@ -63,8 +63,7 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
         "leaks": _share(found.leaks),
     }
     expected = {
-        "accuracy": pd.Series(_scores(scores, REAL, "accuracy"), dtype=float).mean(),
-        "balanced accuracy": pd.Series(_scores(scores, REAL, "balanced_accuracy"), dtype=float).mean(),
+        **_accuracies(scores, REAL),
         "diversity between originals": _between(found.real, features[REAL]).mean(),
         "authenticity": _mean(found.test_authentic),
         "copies": _share(found.test_copies),
@@ -195,6 +194,11 @@ def _distances(a: Features, b: Features) -> dict[str, float]:
         "KID": 1000 * kernel_distance(a, b),  # as it is usually given
         "CMMD": gaussian_distance(a, b),
     }
+
+
+def _accuracies(scores: pd.DataFrame | None, condition: str) -> dict[str, float]:
+    found = {value: pd.Series(_scores(scores, condition, value), dtype=float).mean() for value in MEASURES}
+    return {value.replace("_", " "): mean for value, mean in found.items()}
 
 
 def _scores(scores: pd.DataFrame | None, condition: str, column: str) -> list[Any]:

@@ -54,12 +54,11 @@ def run_study(
 ) -> pd.DataFrame:
     """One row for each condition and seed: the final-step accuracy on `test`, and what went into it.
 
-    `by_class` adds two columns: the accuracies `by_class`, and `balanced_accuracy`, their mean.
-
     The seed decides the real subset, the synthetic images and the classifier. Every cell is cached by its
     content as soon as it is done, so that a run killed at any time continues, and a cell that two figures
-    share is computed once. ValueError where a comparison would not be fair: unequal numbers of optimiser
-    steps, other classes or another resolution to test on.
+    share is computed once. `by_class` adds two columns: the accuracies `by_class`, and `balanced_accuracy`,
+    their mean. ValueError where a comparison would not be fair: unequal numbers of optimiser steps, other
+    classes or another resolution to test on.
 
     # differs from upstream: a subset of the real images gets only the samples made from it.
     """
