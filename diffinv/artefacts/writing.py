@@ -20,7 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from diffinv.artefacts.keys import content_key
 
-PROVENANCE_FILE = "provenance.json"
+PROVENANCE_FILE, CHECKSUM = "provenance.json", "checksum"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Files that a desktop drops into any folder that it shows; nobody misses them.
 _DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -129,8 +129,17 @@ def is_untouched(folder: str | Path) -> bool:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; dataclasses, paths and numpy values become plain ones."""
     with write_atomically(path, "w") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, default=_plain)
-        file.write("\n")
+        file.write(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n"
+
+
+def write_cached_json(path: str | Path, record: dict[str, Any]) -> None:
+    """Write a JSON file of the cache, with a checksum of its content."""
+    write_json(path, {**record, CHECKSUM: content_key(record)})
 
 
 def read_json(path: str | Path) -> Any:
@@ -142,11 +151,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_cached_json(path: str | Path) -> Any | None:
-    """Read a JSON file of the cache; None if absent or damaged, since making it again gives the same."""
+    """Read a JSON file of the cache; None if absent or damaged, since making it again gives the same.
+
+    Files of earlier versions have no checksum, and are read as they are.
+    """
     try:
-        return read_json(path)
+        record = read_json(path)
     except (FileNotFoundError, ArtefactError):
         return None
+    expected = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
+    return record if expected in (None, content_key(record)) else None
 
 
 def read_cached_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:

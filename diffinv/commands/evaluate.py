@@ -49,12 +49,17 @@ def add_to(verbs) -> None:
     add("--optimiser-steps", type=at_least(1), help="steps of each training (default: the profile's)")
     out = "default: NAME-evaluation.json, NAME being the last folder's; a card's page lies beside it"
     add("--out", type=Path, metavar="JSON", help=out)
+    add("--json", action="store_true", help="print that record, for machines, in place of the report")
     add = verb.add_argument_group("with REAL alone").add_argument
     add("--images-per-real", type=at_least(1), metavar="N", help="default: 5")
     add("--real-per-class", type=at_least(1), metavar="N", help="use only so many real images per class")
+    add("--interpolation-weight", type=float, help="share of a classmate's vectors; 0 = none")
     add = verb.add_argument_group("with SYNTHETIC").add_argument
     add("--test", metavar="FOLDER", help="real images to test on (default: REAL's test split)")
-    add("--clip", metavar="MODEL", help="whose features to compare (default: the profile's)")
+    whose = (
+        "a CLIP or DINOv2 whose features to compare: tinysd, a folder or a hub id (default: the profile's)"
+    )
+    add("--features", "--clip", metavar="MODEL", help=whose)
     # None until given, to tell who asks for it in vain.
     flag = {"action": "store_true", "default": None}
     add("--against-real", **flag, help="train classifiers on REAL as well")
@@ -67,13 +72,18 @@ def add_to(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from diffinv.artefacts.writing import as_json
+
     if options.synthetic is None:
-        _refuse(options, "test", "clip", "against_real", "no_accuracy", "neighbours", where="needs SYNTHETIC")
-        report = _compare(options)
+        _refuse(
+            options, "test", "features", "against_real", "no_accuracy", "neighbours", where="needs SYNTHETIC"
+        )
+        record, report = _compare(options)
     else:
-        _refuse(options, "images_per_real", "real_per_class", "model", where="is for REAL alone")
-        report = _judge(options)
-    sys.stdout.write(report)
+        own = ("images_per_real", "real_per_class", "interpolation_weight", "model")
+        _refuse(options, *own, where="is for REAL alone")
+        record, report = _judge(options)
+    sys.stdout.write(as_json(record) if options.json else report)
     return 0
 
 
@@ -83,12 +93,12 @@ def _refuse(options: argparse.Namespace, *names: str, where: str) -> None:
             raise ValueError(f"{option(name)} {where}: leave it out.")
 
 
-def _compare(options: argparse.Namespace) -> str:
-    """Train classifiers on real images, on synthetic ones and on both; write JSON and return the report."""
+def _compare(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Train on real images, on synthetic ones and on both: the record, which is written, and a report."""
     from diffinv.artefacts.writing import check_output, provenance, write_json
     from diffinv.datasets import load_dataset
+    from diffinv.evaluation.gain import gain_record, gain_report
     from diffinv.studies.grid import run_study
-    from diffinv.studies.statistics import describe_gain, paired_difference, summarise
 
     name = Path(options.folder).resolve().name
     out = options.out or Path(f"{name}-evaluation.json")
@@ -98,52 +108,20 @@ def _compare(options: argparse.Namespace) -> str:
     # The folder's splits may differ in their natural resolution.
     test = load_dataset(options.folder, split="test", resolution=train.resolution, **how)
     seeds = range(options.seed, options.seed + options.seeds)
-    rows = run_study(list(_conditions(options, train)), train=train, test=test, seeds=seeds, dataset=name)
-
-    sizes = rows.groupby("condition")["num_training_images"].first()
-    results = summarise(rows, ["condition"]).rename(columns={"condition": "trained_on"})
-    results.insert(1, "training_images", results["trained_on"].map(sizes))
-    gains = {other: paired_difference(rows, other, REAL) for other in (SYNTHETIC, BOTH)}
+    conditions = list(_conditions(options, train))
+    rows = run_study(conditions, train=train, test=test, seeds=seeds, dataset=name, by_class=True)
     record = {
+        **provenance(options=asked(options)),
         "dataset": name,
-        "resolution": train.resolution,
-        "images": {"train": train.class_counts(), "test": test.class_counts()},
-        "results": results.drop(columns=["std", "n"]).to_dict("records"),
-        "gains": [{"trained_on": other, **gain.iloc[0].to_dict()} for other, gain in gains.items()],
-        "rows": rows.to_dict("records"),
+        **gain_record(rows, train=train, test=test),
     }
-    write_json(out, {**provenance(options=asked(options)), **record})
-    lines = [
-        f"{name}: {len(train)} training and {len(test)} test images, {options.seeds} seeds, the same steps "
-        "for all",
-        _guessing(train, test),
-        "",
-        f"{'trained on':<18}{'images':>8}{'accuracy':>12}   95 % interval",
-        *(
-            f"{row.trained_on:<18}{row.training_images:>8}{row.mean:>12.1%}   {row.low:.1%} to {row.high:.1%}"
-            for row in results.itertuples()
-        ),
-        "",
-        *(f"{other} against {REAL}: {describe_gain(gain)}" for other, gain in gains.items()),
-    ]
-    return "\n".join([*lines, "", f"{out} holds every row.", ""])
-
-
-def _guessing(train: "LabelledImages", test: "LabelledImages") -> str:
-    """What an accuracy has to be compared with, and which class it says least of."""
-    counts = test.class_counts()
-    largest, smallest = (choose(counts, key=lambda each: counts[each]) for choose in (max, min))
-    sentence = (
-        f"always answering {largest!r}, the majority class, would score {counts[largest] / len(test):.1%}"
-    )
-    if counts[largest] == counts[smallest]:
-        return sentence
-    few = f"{counts[smallest]} test and {train.class_counts()[smallest]} training images"
-    return f"{sentence}; of {smallest!r}, the smallest class, there are {few}"
+    write_json(out, record)
+    return record, "\n".join([f"{name}:", *gain_report(record), "", f"{out} holds every row.", ""])
 
 
 def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterator[Condition]":
     from diffinv.lessons.profiles import load_profile
+    from diffinv.method.perturbation import require_partners
     from diffinv.studies.grid import Condition
     from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
     from diffinv.synthesizers.real import Real
@@ -156,9 +134,13 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
     synthesizer = DiffusionInversion(
         diffusion,
         override(profile.inversion, options, "seed"),
-        profile.perturbation,
+        override(profile.perturbation, options, "interpolation_weight"),
         profile.sampling,
     )
+    if synthesizer.perturbation.interpolation_weight > 0:  # said before a classifier is trained
+        count = options.real_per_class
+        labels = (train if count is None else train.per_class(count, seed=options.seed)).labels
+        require_partners(labels, labels, train.class_names)
     shared: dict[str, Any] = {
         "training": override(profile.training_for(str(options.folder)), options, "optimiser_steps"),
         # The parser leaves it open, to tell who asks for it in vain.
@@ -196,14 +178,14 @@ def _say_sides(synthesizer: "DiffusionInversion", train: "LabelledImages", sampl
         )  # fmt: skip
 
 
-def _judge(options: argparse.Namespace) -> str:
-    """Judge the synthetic set by the real one: write JSON and a page, and return the card as text."""
+def _judge(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Judge the synthetic set by the real one and write the page: the record, and the card as text."""
     from diffinv.artefacts.writing import check_output, provenance, write_json
     from diffinv.datasets.folder import load_like
     from diffinv.evaluation.card import card_record, card_text, evaluation_card
     from diffinv.evaluation.page import write_page
     from diffinv.lessons.profiles import load_profile
-    from diffinv.models.clip import load_clip
+    from diffinv.models.dinov2 import load_features
 
     profile = load_profile(options.profile)
     training = None if options.no_accuracy else override(profile.training, options, "optimiser_steps")
@@ -220,17 +202,18 @@ def _judge(options: argparse.Namespace) -> str:
         real,
         synthetic,
         test=test,
-        clip=load_clip(options.clip or profile.clip, device=options.device or profile.device),
+        clip=load_features(options.features or profile.clip, device=options.device or profile.device),
         training=training,
         seeds=range(options.seed, options.seed + options.seeds),
         against_real=bool(options.against_real) and training is not None,
         k=NEIGHBOURS if options.neighbours is None else options.neighbours,
     )
     title = f"{names[0]} against {names[1]}"
-    write_json(out, {**provenance(options=asked(options)), "title": title, **card_record(card)})
+    record = {**provenance(options=asked(options)), "title": title, **card_record(card)}
+    write_json(out, record)
     write_page(card, page, title=title)
     counts = f"{len(synthetic)} synthetic against {len(real)} training images"
-    return f"{title}: {counts}\n\n{card_text(card)}\n{page} shows it, {out} holds the numbers.\n"
+    return record, f"{title}: {counts}\n\n{card_text(card)}\n{page} shows it, {out} holds the numbers.\n"
 
 
 def _real_images(options: argparse.Namespace) -> "tuple[LabelledImages, LabelledImages | None]":

@@ -9,14 +9,21 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
 from diffinv import __version__
 from diffinv.commands import doctor, evaluate, findings, invert, reproduce, sample
+from diffinv.commands.options import in_terms_of
 from diffinv.commands.parts import run_shared
 from diffinv.foundation.errors import guarded
+
+EXIT_CODES = (
+    "exit codes: 0 done; 1 a part of the work failed, or the installation is damaged; 2 bad input, said in "
+    "one sentence; 130 interrupted, and the same command goes on from there"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,8 +33,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
 
 
+def _reword(wording: Callable[[str], str], record: logging.LogRecord) -> bool:
+    record.msg, record.args = wording(record.getMessage()), None
+    return True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
+    """Run a command and return its exit code, one of `EXIT_CODES`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Figures go into files here; one of a desktop or of a Colab cell may not even be installed.
     os.environ.pop("MPLBACKEND", None)
@@ -38,9 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # By its name: the factory is no part of what the rest of the package is checked against.
         return guarded(lambda: import_module("diffinv.tinysd.pretrain").main(arguments[1:]) or 0)
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    # Below the commands, errors and warnings speak of arguments in Python.
+    wording = partial(in_terms_of, options)
+    said = logging.StreamHandler(sys.stderr)
+    said.addFilter(partial(_reword, wording))
+    logging.basicConfig(format="%(message)s", handlers=[said])
     logging.getLogger("diffinv").setLevel(logging.INFO)
-    return guarded(lambda: run_shared(options))
+    return guarded(lambda: run_shared(options), wording)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="diffinv",
         description="Better image classifiers from the images that a frozen diffusion model makes of yours.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"diffinv {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,6 +1,7 @@
 """Options that several verbs share, and what they stand for."""
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -30,6 +31,23 @@ def at_least(least: int) -> Callable[[str], int]:
 def option(name: str) -> str:
     """How a setting is called on the command line."""
     return f"--{name.replace('_', '-')}"
+
+
+def in_terms_of(options: argparse.Namespace, text: str) -> str:
+    """A sentence that speaks of arguments, fit="pad" or num_tokens, with the options of the verb for them.
+
+    What the verb has no option for stays as it is in Python.
+    """
+
+    def as_option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if value is None and "_" not in name:  # an ordinary word
+            return found[0]
+        return option(name) if value in (None, "True") else f"{option(name)} {value}"
+
+    names = "|".join(sorted(vars(options), key=len, reverse=True))
+    value = r'(?:="?(?P<value>\w[\w.-]*\w|\w)"?)?'
+    return re.sub(rf"(?<![\w/.-])(?P<name>{names}){value}(?![\w/=])", as_option, text)
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:
@@ -77,13 +95,7 @@ def _loaded(name: str, **how: Any) -> "FrozenDiffusion":
 def override(settings: Settings, options: argparse.Namespace, *names: str) -> Settings:
     """The settings with those of the named options that were given."""
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    try:
-        return replace(settings, **given)  # type: ignore[type-var]
-    except ValueError as error:  # which speaks of settings
-        message = str(error)
-        for name in given:
-            message = message.replace(name, option(name))
-        raise ValueError(message) from error
+    return replace(settings, **given)  # type: ignore[type-var]
 
 
 def suiting(diffusion: "FrozenDiffusion", resolution: int) -> None:

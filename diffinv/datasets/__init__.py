@@ -61,7 +61,7 @@ def load_dataset(
     there is no network, no class, a class without images or twice with different case, folders that can be
     read in two ways, and every image that is empty, damaged or more than 8 times as long as wide.
     """
-    if not str(name_or_folder).strip():
+    if not isinstance(name_or_folder, str | Path) or not str(name_or_folder).strip():
         raise DatasetError("the name of the dataset is empty: give a name or a folder.")
     for option, value, choices in (("fit", fit, Fit), ("class_level", class_level, ClassLevel)):
         if value is not None and value not in get_args(choices):
@@ -78,6 +78,10 @@ def load_dataset(
             tell(None, [f'{read}; the folder here is not read: give "./{name_or_folder}" for it.'])
         data = _load_named(name_or_folder, request)
     else:
+        # A Path would spell its slashes otherwise.
+        if isinstance(name_or_folder, str) and re.match(r"[a-z]\w+://", name_or_folder):
+            address = f"{name_or_folder} is an address"
+            raise DatasetError(f"{address}: download what it leads to, and give the folder.")
         data = _load_path(Path(name_or_folder).expanduser(), request)
     # Nothing is left to do here for those that chose before they decoded.
     if images_per_class is not None:
@@ -95,8 +99,6 @@ def _load_named(name: str, request: Request) -> LabelledImages:
 
 
 def _load_path(path: Path, request: Request) -> LabelledImages:
-    if not path.exists() and re.match(r"[a-z]\w+:/", str(path)):
-        raise DatasetError(f"{path} is an address: download what it leads to, and give the folder.")
     if not path.exists():
         names = ", ".join((*embedded_names(), *CATALOGUE))
         choices = f"choose {names}, or give a folder of class folders or of Parquet files"

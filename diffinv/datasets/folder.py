@@ -1,6 +1,5 @@
 """A folder of class folders as a dataset: any image format, with or without splits, or a set saved before."""
 
-import hashlib
 import statistics
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,9 @@ from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
 from diffinv.datasets.decoding import (
     DatasetError,
+    Fit,
     UnreadableImage,
+    digest_of,
     read_bytes,
     read_image,
     size_and_greatest,
@@ -26,12 +27,10 @@ from diffinv.datasets.decoding import (
 from diffinv.datasets.labelled_images import LabelledImages, is_saved
 from diffinv.datasets.layout.names import split_of, storable, twins
 from diffinv.datasets.layout.plan import UNDIVIDED, Classes, class_folders, look_at
-from diffinv.datasets.layout.remarks import remarks, tell
+from diffinv.datasets.layout.remarks import left_out, remarks, said_of_pixels, tell, unreadable
 from diffinv.datasets.selection import Request
-from diffinv.foundation.errors import listed
 
 HELD_OUT_SHARE = 0.15  # for the validation and again for the test split
-WORTH_SAYING = 0.25  # of an image that a crop cuts off
 
 
 def load_folder(folder: Path, request: Request) -> LabelledImages:
@@ -172,13 +171,14 @@ def _examine(paths: list[Path]) -> dict[Path, _Seen]:
     files = {}
     for path in paths:
         try:
-            files[path] = _see(path, _state_of(path))
+            files[path] = _see(path, state_of(path))
         except UnreadableImage as error:
             files[path] = _Seen(error=error)
     return files
 
 
-def _state_of(path: Path) -> tuple[int, ...]:
+def state_of(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content, as far as that is known without reading it."""
     try:
         about = path.stat()
     except OSError:  # said where the file is read
@@ -190,7 +190,7 @@ def _state_of(path: Path) -> tuple[int, ...]:
 def _see(path: Path, _state: tuple[int, ...]) -> _Seen:
     encoded = read_bytes(path)
     size, greatest = size_and_greatest(encoded, path)
-    return _Seen(size, greatest, hashlib.blake2b(encoded, digest_size=16).digest())
+    return _Seen(size, greatest, digest_of(encoded))
 
 
 def _read(
@@ -218,8 +218,10 @@ def _read(
         except UnreadableImage as error:
             damaged[path] = error
     if damaged and not (request.skip_damaged and kept):
-        raise DatasetError(_all_damaged(damaged, files, request))
-    tell(None, _said_of(folder, [path for path, _ in kept], files, damaged, request, white))
+        raise DatasetError(unreadable(_every_error(damaged, files, request.fit)))
+    tell(None, left_out(folder, [damaged[path] for path in sorted(damaged)]))
+    sizes = {path: files[path].size for path, _ in kept}
+    tell(None, said_of_pixels(folder, request.split, sizes, request.fit, white))
     provenance = {"dataset": storable(str(folder)), "split": request.split, "resolution": resolution}
     if request.fit != "crop":
         provenance["fit"] = request.fit
@@ -234,44 +236,15 @@ def _read(
     )
 
 
-def _all_damaged(
-    damaged: Mapping[Path, UnreadableImage], files: Mapping[Path, _Seen], request: Request
-) -> str:
-    # One is there, so that all are looked for, in the other splits too: nobody wants to hear of one per run.
+def _every_error(
+    damaged: Mapping[Path, UnreadableImage], files: Mapping[Path, _Seen], fit: Fit
+) -> list[UnreadableImage]:
+    # One is there, so that all are looked for, in the other splits too.
     found = dict(damaged)
     for path in files:
         try:
             if path not in found:
-                to_square(read_image(path), 1, path, request.fit)
+                to_square(read_image(path), 1, path, fit)
         except UnreadableImage as error:
             found[path] = error
-    culprits = [found[path] for path in sorted(found)]
-    if len(culprits) == 1:
-        return f"{str(culprits[0]).rstrip('.')}, or go on without it with skip_damaged=True."
-    named = listed([error.culprit for error in culprits])
-    remedy = "replace them, take them out, or go on without them with skip_damaged=True"
-    return f"{len(culprits)} images cannot be read ({named}): {remedy}."
-
-
-def _said_of(
-    folder: Path,
-    kept: list[Path],
-    files: Mapping[Path, _Seen],
-    damaged: Mapping[Path, UnreadableImage],
-    request: Request,
-    white: int,
-) -> Iterable[str]:
-    if damaged:
-        named = listed([damaged[path].culprit for path in sorted(damaged)])
-        yield f"{len(damaged)} images in {folder} are left out: {named}."
-    if 255 < white < 65535:
-        yield f"grey values in {folder} reach no more than {white}, which is taken for white."
-    lost = {path: 1 - min(files[path].size) / max(files[path].size) for path in kept}
-    if request.fit != "pad" and (far := [path for path in kept if lost[path] > WORTH_SAYING]):
-        worst = max(far, key=lost.__getitem__)
-        done = "cropped to their middle" if request.fit == "crop" else "squashed"
-        other = "squash" if request.fit == "crop" else "crop"
-        yield (
-            f"{len(far)} of {len(kept)} {request.split} images in {folder} are {done}, {worst.name} by "
-            f'{lost[worst]:.0%}: choose fit="pad" or fit="{other}" for another way.'
-        )
+    return [found[path] for path in sorted(found)]

@@ -7,21 +7,26 @@ second time. Nothing but Parquet is read, and no code of a repository is run.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
-from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError
-from diffinv.datasets.folder import natural_resolution
+from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError, digest_of
+from diffinv.datasets.folder import natural_resolution, state_of
 from diffinv.datasets.labelled_images import LabelledImages
 from diffinv.datasets.layout.names import split_of
+from diffinv.datasets.layout.remarks import left_out, remarks, said_of_pixels, tell, unreadable
 from diffinv.datasets.layout.tree import survey
 from diffinv.datasets.parquet import (
     Columns,
+    encoded_images,
     find_columns,
     holds_images,
     measure,
@@ -76,9 +81,9 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
         names = ", ".join(sorted(configurations))
         raise DatasetError(f"{folder} holds several datasets ({names}): give the folder of one of them.")
     (files,) = configurations.values()
-    parts = {split: Part(paths) for split, paths in files.items()}
+    parts = {split: Part(tuple(paths)) for split, paths in files.items()}
     if "train" in files and "validation" not in files:
-        parts |= with_validation(files["train"])
+        parts |= with_validation(parts["train"].files)
     for needed in ("train", request.split):
         if needed not in parts:
             raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
@@ -86,14 +91,38 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
     columns = find_columns(train)
     sides, white = measure(train, columns, MEASURED_IMAGES)
     resolution = request.resolution or natural_resolution(sides)
+    state = tuple(state_of(path) for paths in files.values() for path in paths)
+    tell(None, _remarks(folder, tuple(parts.items()), columns, state))
     return _read(
         parts[request.split],
         columns,
         request,
         resolution=resolution,
         white=white,
+        folder=folder,
         provenance={"dataset": str(folder), "split": request.split, "resolution": resolution},
     )
+
+
+@lru_cache(maxsize=16)  # each split asks for those of all
+def _remarks(
+    folder: Path, parts: tuple[tuple[str, Part], ...], columns: Columns, state: tuple[tuple[int, ...], ...]
+) -> tuple[str, ...]:
+    """What is to be known of all splits; images are compared where that takes reading no more than 1 GB."""
+    splits: dict[str, dict[str, list[str]]] = {}
+    digests: dict[str, bytes] = {}
+    for split, part in parts:
+        files = [Path(file) for file in part.files]
+        with suppress(DatasetError):  # said where the split is asked for
+            ids, labels = read_labels([(_split_of(file) or split, file) for file in files], columns)
+            chosen = share_of_classes(ids, labels, part.start, part.end)
+            classes = splits.setdefault(split, {name: [] for name in columns.class_names})
+            for index in chosen:
+                classes[columns.class_names[labels[index]]].append(ids[index])
+            if sum(size for size, *_ in state) <= 1e9:
+                encoded = (data for _, data in encoded_images(files, columns, chosen))
+                digests |= {ids[index]: digest_of(data) for index, data in zip(chosen, encoded, strict=True)}
+    return tuple(remarks(folder, splits, digests)) if "train" in splits else ()
 
 
 def _fetch(name: str, source: HubSource, file: str) -> Path:
@@ -104,7 +133,7 @@ def _fetch(name: str, source: HubSource, file: str) -> Path:
         reason = "no network" if offline else str(error).strip().split("\n")[0].rstrip(".")
         raise DatasetError(
             f'"{name}" is not in the Hugging Face cache and could not be fetched ({reason}): connect to the '
-            f"network once, or give load_dataset the folder of a copy of {source.repository}."
+            f"network once, or give the folder of a copy of {source.repository}."
         ) from error
     return Path(path)
 
@@ -117,6 +146,7 @@ def _read(
     resolution: int,
     provenance: dict[str, Any],
     white: int = WHITE_OF_16_BITS,
+    folder: Path | None = None,
 ) -> LabelledImages:
     paths = [Path(file) for file in part.files]
     ids, labels = read_labels([(_split_of(path) or request.split, path) for path in paths], columns)
@@ -124,8 +154,16 @@ def _read(
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
+    images, sizes, errors = read_images(paths, columns, chosen, resolution, request.fit, white)
+    if errors and not (request.skip_damaged and len(errors) < len(chosen)):
+        raise DatasetError(unreadable(list(errors.values())))
+    if folder is not None:
+        tell(None, said_of_pixels(folder, request.split, sizes, request.fit, white))
+    if errors:
+        tell(None, left_out(paths[0].parent, errors.values()))
+        images, chosen = np.delete(images, list(errors), axis=0), np.delete(chosen, list(errors))
     return LabelledImages(
-        images=read_images(paths, columns, chosen, resolution, request.fit, white),
+        images=images,
         labels=labels[chosen],
         class_names=columns.class_names,
         ids=tuple(ids[index] for index in chosen),

@@ -195,6 +195,14 @@ def read_labels(
     return ids, np.concatenate(labels)
 
 
+class Decoded(NamedTuple):
+    """Images in the order asked for, black where one cannot be read, which `errors` says by its place."""
+
+    images: UInt8[np.ndarray, "chosen side side 3"]
+    sizes: dict[str, tuple[int, int]]  # width and height before, by what an image is called
+    errors: dict[int, UnreadableImage]
+
+
 def read_images(
     paths: Sequence[Path],
     columns: Columns,
@@ -202,15 +210,22 @@ def read_images(
     resolution: int,
     fit: Fit = "crop",
     white: int = WHITE_OF_16_BITS,
-) -> UInt8[np.ndarray, "chosen side side 3"]:
+) -> Decoded:
     """Decode `rows` (ascending, counted on from file to file), each straight to `resolution`.
 
     `white` is that of grey images of more than 8 bits.
     """
-    images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
-    for position, (name, encoded) in enumerate(_encoded(paths, columns, rows)):
-        images[position] = to_square(decode_image(encoded, name, white=white), resolution, name, fit)
-    return images
+    images = np.zeros((len(rows), resolution, resolution, 3), np.uint8)
+    sizes: dict[str, tuple[int, int]] = {}
+    errors: dict[int, UnreadableImage] = {}
+    for position, (name, encoded) in enumerate(encoded_images(paths, columns, rows)):
+        try:
+            image = decode_image(encoded, name, white=white)
+            images[position] = to_square(image, resolution, name, fit)
+            sizes[name] = image.size
+        except UnreadableImage as error:
+            errors[position] = error
+    return Decoded(images, sizes, errors)
 
 
 def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[int], int]:
@@ -220,7 +235,7 @@ def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[in
     """
     sides, greatest = [], 0
     error: DatasetError | None = None
-    for name, encoded in _encoded(paths, columns, np.arange(most)):
+    for name, encoded in encoded_images(paths, columns, np.arange(most)):
         try:
             size, value = size_and_greatest(encoded, name)
             greatest = max(greatest, value)
@@ -232,9 +247,10 @@ def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[in
     return sides, white_level(greatest)
 
 
-def _encoded(
+def encoded_images(
     paths: Sequence[Path], columns: Columns, rows: Int[np.ndarray, " chosen"]
 ) -> Iterator[tuple[str, bytes]]:
+    """What each of `rows` is called, and its encoded image."""
     first = 0
     for path in paths:
         first_of_file = first

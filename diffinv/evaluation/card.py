@@ -1,6 +1,7 @@
 """The evaluation card: any synthetic set judged against a real one, by the same measures for every method."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,9 @@ from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence, gather
+from diffinv.evaluation.gain import MEASURES
 from diffinv.evaluation.tables import class_rows, metric_rows, notes
+from diffinv.foundation.text import percent, text_table
 from diffinv.metrics.copies import Closeness
 from diffinv.studies.grid import accuracy_scores
 from diffinv.studies.statistics import describe_gain, paired_difference, summarise
@@ -26,7 +29,8 @@ class EvaluationCard(Evidence):
 
     metrics: pd.DataFrame  # metric, synthetic, real (what real images score), better, meaning
     by_class: pd.DataFrame  # one row per class: numbers of images, and the metrics of the class's own
-    accuracies: pd.DataFrame | None  # a row a training set: mean, std, n, and the 95 % interval low, high
+    # A row for each training set and measure, "accuracy" or "balanced accuracy": mean, std, n, low and high.
+    accuracies: pd.DataFrame | None
     gain: pd.DataFrame | None  # accuracy by synthetic images - by real ones, paired by seed, if asked for
     notes: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +78,7 @@ def evaluation_card(
         **vars(found),
         metrics=metric_rows(found, scores),
         by_class=class_rows(found, scores),
-        accuracies=None if scores is None else summarise(scores, ["condition"]),
+        accuracies=None if scores is None else _accuracies(scores),
         gain=paired_difference(scores, SYNTHETIC, REAL) if scores is not None and against_real else None,
         notes=tuple(notes(found, scores)),
         settings={
@@ -85,6 +89,12 @@ def evaluation_card(
             "seeds": None if training is None else list(seeds),
         },
     )
+
+
+def _accuracies(scores: pd.DataFrame) -> pd.DataFrame:
+    measures = {value: summarise(scores, ["condition"], value=value) for value in MEASURES}
+    tables = (table.assign(measure=value.replace("_", " ")) for value, table in measures.items())
+    return pd.concat(tables, ignore_index=True)
 
 
 def card_record(card: EvaluationCard) -> dict[str, Any]:
@@ -108,20 +118,21 @@ def card_record(card: EvaluationCard) -> dict[str, Any]:
 
 def card_text(card: EvaluationCard) -> str:
     """The card for a terminal: the metrics beside those of real images, then the notes."""
-    lines = [f"{'':<28}{'synthetic':>11}{'real':>9}   better"]
-    for row in card.metrics.itertuples():
-        own, expected = (format_value(row.metric, value) for value in (row.synthetic, row.real))
-        lines.append(f"{row.metric:<28}{own:>11}{expected:>9}   {row.better}")
-    lines.append("")
+    rows = [
+        [row.metric, *(format_value(row.metric, value) for value in (row.synthetic, row.real)), row.better]
+        for row in card.metrics.itertuples()
+    ]
+    lines = [*text_table(["metric", SYNTHETIC, REAL, "better"], rows), ""]
     if card.accuracies is not None:
-        lines += [
-            f"accuracy when trained on {row.condition} images: {row.mean:.1%} "
-            f"(95 % interval {max(row.low, 0):.1%} to {min(row.high, 1):.1%}, {row.n} seeds)"
+        of_sets = [
+            [f"trained on {row.condition} images", row.measure, percent(row.mean, row.low, row.high)]
             for row in card.accuracies.itertuples()
         ]
-    if card.gain is not None:
-        lines.append(gain_text(card.gain))
-    return "\n".join([*lines, *(f"- {note}" for note in card.notes), ""])
+        lines += text_table(["classifiers", "measure", "mean (95 % interval)"], of_sets)
+    sentences = [] if card.gain is None else [gain_text(card.gain)]
+    sentences += [f"- {note}" for note in card.notes]
+    wrapped = [textwrap.fill(said, 80, subsequent_indent="  ", break_long_words=False) for said in sentences]
+    return "\n".join([*lines, "", *wrapped, ""])
 
 
 def gain_text(gain: pd.DataFrame) -> str:
@@ -133,7 +144,7 @@ def format_value(metric: str, value: float) -> str:
     """Shares and accuracies in per cent, distances with three digits, a dash for what is not known."""
     if math.isnan(value):
         return "-"
-    if metric in ("Fréchet distance", "density") or metric.startswith("diversity"):
+    if metric in ("Fréchet distance", "KID", "CMMD", "density") or metric.startswith("diversity"):
         return f"{value:.3f}"
     return f"{value:.1%}"
 

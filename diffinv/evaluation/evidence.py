@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffinv.datasets import LabelledImages
-from diffinv.metrics.copies import Closeness, closeness
+from diffinv.metrics.copies import Closeness, authentic, closeness
 from diffinv.metrics.distances import image_features
 from diffinv.metrics.manifolds import Manifolds, manifolds
 from diffinv.metrics.neighbours import Features, nearest_neighbours
@@ -34,6 +34,8 @@ class Evidence:
     features: dict[str, Features]  # of each of these sets, by its name
     on_manifolds: Manifolds  # the synthetic images and the training images on those of each other
     test_on_manifolds: Manifolds | None = None  # the test images in the place of the synthetic ones
+    authentic: Bool[Tensor, " synthetic"]  # of the synthetic images among the training images
+    test_authentic: Bool[Tensor, " test"] | None = None
     copies: Closeness  # of the synthetic images to the training images
     test_copies: Closeness | None = None  # of the test images to the training images, to compare copies with
     leaks: Closeness | None = None  # of the synthetic images to the test images
@@ -45,7 +47,7 @@ def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -
     if len(images) <= num_neighbours:
         raise ValueError(
             f"there are only {len(images)} {role} images, and each needs {num_neighbours} neighbours: "
-            f"give more, or choose a smaller k."
+            f"give more, or choose fewer neighbours."
         )
     features = image_features(clip, images.images)
     others = nearest_neighbours(features, features, num_neighbours, leave_one_out=True).distances
@@ -72,6 +74,7 @@ def gather(
         test=test,
         features={role: side.features for role, side in known.items()},
         on_manifolds=found,
+        authentic=authentic(found.nearest, found.nearest_index, of_real.own_distances),
         copies=_judge(found, of_real, quantile),
     )
     if of_test is None:
@@ -80,6 +83,7 @@ def gather(
     return replace(
         evidence,
         test_on_manifolds=honest,
+        test_authentic=authentic(honest.nearest, honest.nearest_index, of_real.own_distances),
         test_copies=_judge(honest, of_real, quantile),
         leaks=nearness(of_synthetic, of_test, quantile),
         real_leaks=nearness(of_real, of_test, quantile),

@@ -8,6 +8,7 @@ from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets import LabelledImages
 from diffinv.evaluation.card import EvaluationCard, format_value, gain_text
 from diffinv.figures.evaluation import closeness_uri, manifold_uri, strip_uri
+from diffinv.foundation.text import percent
 from diffinv.metrics.copies import Closeness
 
 SHARES = ["precision", "recall", "density", "coverage"]
@@ -37,6 +38,7 @@ def evaluation_page(card: EvaluationCard, *, title: str) -> str:
         searches=searches,
         by_class=card.by_class.dropna(axis="columns", how="all").to_dict("records"),
         text_of=format_value,
+        interval_of=percent,
         strip_uri=strip_uri,
     )
 

@@ -6,23 +6,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from diffinv.datasets import LabelledImages
 from diffinv.evaluation.evidence import REAL, SYNTHETIC, TEST, Evidence
+from diffinv.evaluation.gain import MEASURES
 from diffinv.metrics.copies import Closeness
-from diffinv.metrics.distances import diversity, diversity_between, frechet_distance
+from diffinv.metrics.distances import (
+    diversity,
+    diversity_between,
+    frechet_distance,
+    gaussian_distance,
+    kernel_distance,
+)
 from diffinv.metrics.neighbours import Features
 
 #: Each row of the card: which way is better, and what it says; {} is the quantile of copies and leaks.
 MEANINGS = {
     "accuracy": ("higher", "test accuracy of classifiers trained on the set alone (CAS)"),
+    "balanced accuracy": ("higher", "the mean of the accuracies of the classes, large or small"),
     "Fréchet distance": ("lower", "between the features of the set and of the training images (FID)"),
+    "KID": ("lower", "as the Fréchet distance, for few images too; about 0 for images of one kind"),
+    "CMMD": ("lower", "as KID, by a kernel that no difference escapes; it is meant for features of CLIP"),
     "precision": ("higher", "share of the set that lies among training images"),
     "recall": ("higher", "share of the training images that lie among those of the set"),
     "density": ("near 1", "how densely training images lie about one of the set"),
     "coverage": ("higher", "share of the training images with one of the set near by"),
     "diversity within originals": ("higher", "mean distance of two samples of one original"),
     "diversity between originals": ("as real", "mean distance of samples of two originals of one class"),
+    "authenticity": ("as real", "share further from a training image than that is from any other (AuthPct)"),
     "copies": ("as real", "share as near to a training image as the nearest {} of those to each other"),
     "leaks": ("as real", "share as near to a test image as the nearest {} of those to each other"),
 }
@@ -41,23 +53,25 @@ def metric_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
     """One row a metric: its value for the synthetic set, what real images score, and what it says."""
     features = found.features
     own = {
-        "accuracy": pd.Series(_scores(scores, SYNTHETIC, "accuracy"), dtype=float).mean(),
-        "Fréchet distance": frechet_or_nan(features[REAL], features[SYNTHETIC]),
+        **_accuracies(scores, SYNTHETIC),
+        **_distances(features[REAL], features[SYNTHETIC]),
         **found.on_manifolds.values(),
         "diversity within originals": _within(found.synthetic, features[SYNTHETIC]),
         "diversity between originals": _between(found.synthetic, features[SYNTHETIC]).mean(),
+        "authenticity": _mean(found.authentic),
         "copies": _share(found.copies),
         "leaks": _share(found.leaks),
     }
     expected = {
-        "accuracy": pd.Series(_scores(scores, REAL, "accuracy"), dtype=float).mean(),
+        **_accuracies(scores, REAL),
         "diversity between originals": _between(found.real, features[REAL]).mean(),
+        "authenticity": _mean(found.test_authentic),
         "copies": _share(found.test_copies),
         "leaks": _share(found.real_leaks),
     }
     if found.test_on_manifolds is not None:
         expected |= found.test_on_manifolds.values()
-        expected["Fréchet distance"] = frechet_or_nan(features[REAL], features[TEST])
+        expected |= _distances(features[REAL], features[TEST])
     table = pd.DataFrame({SYNTHETIC: own, REAL: expected}, index=pd.Index(MEANINGS, name="metric"))
     nearest = f"{100 * found.copies.quantile:g}\u00a0%"
     table["better"] = [better for better, _ in MEANINGS.values()]
@@ -83,6 +97,7 @@ def class_rows(found: Evidence, scores: pd.DataFrame | None) -> pd.DataFrame:
                 **found.on_manifolds.values(of_synthetic, of_real),
                 "diversity within originals": _within(found.synthetic, features, of_synthetic),
                 "diversity between originals": between[label],
+                "authenticity": _mean(found.authentic, of_synthetic),
                 "copies": _share(found.copies, of_synthetic),
                 "leaks": _share(found.leaks, of_synthetic),
             }
@@ -166,7 +181,24 @@ def _between(images: LabelledImages, features: Features) -> pd.Series:
 
 
 def _share(found: Closeness | None, rows: Any = slice(None)) -> float:
-    return math.nan if found is None else float(found.is_close[rows].double().mean())
+    return math.nan if found is None else _mean(found.is_close, rows)
+
+
+def _mean(found: Tensor | None, rows: Any = slice(None)) -> float:
+    return math.nan if found is None else float(found[rows].double().mean())
+
+
+def _distances(a: Features, b: Features) -> dict[str, float]:
+    return {
+        "Fréchet distance": frechet_or_nan(a, b),
+        "KID": 1000 * kernel_distance(a, b),  # as it is usually given
+        "CMMD": gaussian_distance(a, b),
+    }
+
+
+def _accuracies(scores: pd.DataFrame | None, condition: str) -> dict[str, float]:
+    found = {value: pd.Series(_scores(scores, condition, value), dtype=float).mean() for value in MEASURES}
+    return {value.replace("_", " "): mean for value, mean in found.items()}
 
 
 def _scores(scores: pd.DataFrame | None, condition: str, column: str) -> list[Any]:

@@ -9,10 +9,11 @@ MOST_NAMED = 50  # culprits in one sentence
 _EXTRA_OF = {"papermill": "notebooks", "resvg_py": "pretrain", "mlxtend": "pretrain"}
 
 
-def guarded(command: Callable[[], int]) -> int:
+def guarded(command: Callable[[], int], wording: Callable[[str], str] = str) -> int:
     """Run a command and return its exit code: 0 done, 1 something failed, 2 bad input, 130 interrupted.
 
-    A defect stays a traceback; DIFFINV_DEBUG=1 shows one for the user's errors too.
+    `wording` puts a sentence into the terms of the command. A defect stays a traceback; DIFFINV_DEBUG=1 shows
+    one for the user's errors too.
     """
     if os.environ.get("DIFFINV_DEBUG") == "1":
         return command()
@@ -28,7 +29,7 @@ def guarded(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return say(_sentence(error), 2)
+        return say(wording(_sentence(error)), 2)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA_OF:
             raise
@@ -39,7 +40,7 @@ def guarded(command: Callable[[], int]) -> int:
         # Ours are worded for users, and a device that is out of memory is theirs to help.
         if not (type(error).__module__.startswith("diffinv.") or type(error).__name__ == "OutOfMemoryError"):
             raise
-        return say(_sentence(error), 2)
+        return say(wording(_sentence(error)), 2)
 
 
 def _reader_is_gone() -> bool:

@@ -10,9 +10,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "diversity",
             "diversity_between",
             "frechet_distance",
+            "gaussian_distance",
             "image_features",
+            "kernel_distance",
             "nearest_neighbour_distances",
         ],
-        "copies": ["Closeness", "closeness"],
+        "copies": ["Closeness", "authentic", "closeness"],
     },
 )

@@ -40,6 +40,18 @@ class Closeness:
         return [(index, int(self.nearest_index[index]), float(self.ratios[index])) for index in order]
 
 
+def authentic(
+    distances: Float[Tensor, " image"],
+    nearest_index: Int[Tensor, " image"],
+    own_distances: Float[Tensor, " reference"],
+) -> Bool[Tensor, " image"]:
+    """Whether each image is further from its nearest reference than that is from the other references.
+
+    Alaa et al. 2022 (section 3.3), whose share of authentic images others call AuthPct.
+    """
+    return distances > own_distances[nearest_index]
+
+
 def closeness(
     distances: Float[Tensor, " image"],
     nearest_index: Int[Tensor, " image"],

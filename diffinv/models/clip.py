@@ -1,7 +1,7 @@
 """A frozen CLIP: features of images and of sentences in one space, for metrics, filters and retrieval."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
@@ -31,8 +32,37 @@ Features = Float[Tensor, "item feature"]
 Images = UInt8[np.ndarray, "image height width 3"]
 
 
-class FrozenClip:
-    """A CLIPModel with its tokenizer and its way of preparing images, every weight frozen."""
+class FrozenEncoder:
+    """A network with its way of preparing images, every weight frozen; `image_size` is the side it takes."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str,
+        device: str | torch.device,
+        image_size: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.requires_grad_(False).eval().to(self.device)
+        self.name, self.image_size = name, image_size
+        self.image_mean = torch.tensor(image_mean, device=self.device).view(3, 1, 1)
+        self.image_std = torch.tensor(image_std, device=self.device).view(3, 1, 1)
+
+    def pixels(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 side side"]:
+        """Images as the network takes them."""
+        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
+        side = self.image_size
+        if pixels.shape[2:] != (side, side):
+            resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
+            pixels = resized.clamp(0, 1)
+        return (pixels - self.image_mean) / self.image_std
+
+
+class FrozenClip(FrozenEncoder):
+    """A CLIPModel with its tokenizer."""
 
     def __init__(
         self,
@@ -44,16 +74,10 @@ class FrozenClip:
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
     ) -> None:
-        self.device = torch.device(device)
-        self.model = model.requires_grad_(False).eval().to(self.device)
-        self.tokenizer, self.name = tokenizer, name
-        self.image_mean = torch.tensor(image_mean, device=self.device).view(3, 1, 1)
-        self.image_std = torch.tensor(image_std, device=self.device).view(3, 1, 1)
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels that images are resized to."""
-        return self.model.config.vision_config.image_size
+        colours = {"image_mean": image_mean, "image_std": image_std}
+        side = model.config.vision_config.image_size
+        super().__init__(model, name=name, device=device, image_size=side, **colours)
+        self.tokenizer = tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,7 +98,7 @@ class FrozenClip:
         """A vector of length 1 for each image, float32 on the CPU."""
         features = []
         for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):
-            pooled = self.model.vision_model(pixel_values=self._pixels(batch)).pooler_output
+            pooled = self.model.vision_model(pixel_values=self.pixels(batch)).pooler_output
             features.append(F.normalize(self.model.visual_projection(pooled), dim=-1).cpu())
         return torch.cat(features)
 
@@ -103,14 +127,6 @@ class FrozenClip:
         similarity = self.image_features(images) @ self.text_features(class_prompts).T
         return (scale * similarity).softmax(dim=-1)
 
-    def _pixels(self, images: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image 3 side side"]:
-        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-        side = self.image_size
-        if pixels.shape[2:] != (side, side):
-            resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False)
-            pixels = resized.clamp(0, 1)
-        return (pixels - self.image_mean) / self.image_std
-
 
 def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None = None) -> FrozenClip:
     """Load a frozen CLIP: that of "tinysd", a folder, or a hub id such as "openai/clip-vit-base-patch32".
@@ -131,7 +147,9 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
             check_tokenizer(f"CLIP {str(name)!r}", tokenizer)
         words = CLIPTokenizer.from_pretrained(tokenizer, revision=revision)
     check_whole(f"CLIP {str(name)!r}", tensor_faults("model", model, info))
-    return FrozenClip(model, words, name=str(name), device=device, **_colours(place))
+    how = preparation(place, revision)
+    colours = {name: how[name] for name in ("image_mean", "image_std") if name in how}
+    return FrozenClip(model, words, name=str(name), device=device, **colours)
 
 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:
@@ -147,7 +165,8 @@ def _find(name: str | Path) -> tuple[str | Path, str | Path]:
     return place, tokenizer
 
 
-def _colours(place: str | Path) -> dict[str, Sequence[float]]:
-    file = Path(place) / "preprocessor_config.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {name: record[name] for name in ("image_mean", "image_std") if name in record}
+def preparation(place: str | Path, revision: str) -> dict[str, Any]:
+    """How a checkpoint says that images are prepared; empty where it does not say."""
+    with suppress(OSError):
+        return ImageProcessingMixin.get_image_processor_dict(place, revision=revision)[0]
+    return {}

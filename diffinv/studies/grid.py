@@ -11,8 +11,8 @@ import pandas as pd
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.parts import end_of_part, only_part, own
-from diffinv.artefacts.writing import claimed, read_cached_json, write_json
-from diffinv.classifiers.training import Training, train_classifier
+from diffinv.artefacts.writing import claimed, read_cached_json, write_cached_json
+from diffinv.classifiers.training import Classifier, Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.foundation.progress import progress as progress_bar
@@ -50,14 +50,16 @@ def run_study(
     seeds: Sequence[int],
     cache_dir: str | Path | None = None,
     dataset: str = "icons10",
+    by_class: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """One row for each condition and seed: the final-step accuracy on `test`, and what went into it.
 
     The seed decides the real subset, the synthetic images and the classifier. Every cell is cached by its
     content as soon as it is done, so that a run killed at any time continues, and a cell that two figures
-    share is computed once. ValueError where a comparison would not be fair: unequal numbers of optimiser
-    steps, other classes or another resolution to test on.
+    share is computed once. `by_class` adds two columns: the accuracies `by_class`, and `balanced_accuracy`,
+    their mean. ValueError where a comparison would not be fair: unequal numbers of optimiser steps, other
+    classes or another resolution to test on.
 
     # differs from upstream: a subset of the real images gets only the samples made from it.
     """
@@ -69,13 +71,15 @@ def run_study(
         [partial(_compute_cell, condition, train, test, seed) for condition, seed in cells],
         desc="study",
         progress=progress,
+        needed=("by_class",) if by_class else (),
     )
     rows = [
         {"condition": condition.name, "dataset": dataset, **cell, **condition.axes}
         for (condition, _), cell in zip(cells, computed, strict=True)
     ]
     axes = list(dict.fromkeys(axis for condition in conditions for axis in condition.axes))
-    return pd.DataFrame(rows, columns=[*COLUMNS, *axes])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *axes, *(["by_class"] if by_class else [])])
+    return _with_balanced(table) if by_class else table
 
 
 def accuracy_scores(
@@ -90,7 +94,8 @@ def accuracy_scores(
     """The classification accuracy score (Ravuri and Vinyals 2019): train on a set, test on real images.
 
     One row for each set and seed, as `summarise` and `paired_difference` take them: condition, seed, accuracy
-    on `test`, and by_class, nan without an image. ValueError for fewer than 3 different seeds.
+    on `test`, by_class, nan without an image, and balanced_accuracy, their mean. ValueError for fewer than 3
+    different seeds.
     """
     if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
         raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
@@ -106,12 +111,15 @@ def accuracy_scores(
         desc="classifiers",
         progress=progress,
     )
-    return pd.DataFrame(
-        [
-            {"condition": name, "seed": seed, **cell}
-            for (name, seed), cell in zip(cells, computed, strict=True)
-        ]
-    )
+    rows = [
+        {"condition": name, "seed": seed, **cell} for (name, seed), cell in zip(cells, computed, strict=True)
+    ]
+    return _with_balanced(pd.DataFrame(rows))
+
+
+def _with_balanced(rows: pd.DataFrame) -> pd.DataFrame:
+    of_classes = pd.DataFrame(rows["by_class"].tolist(), index=rows.index, dtype=float)
+    return rows.assign(balanced_accuracy=of_classes.mean(axis=1))  # of the classes with a test image
 
 
 def _cache_of(kind: str, cache_dir: str | Path | None) -> Path:
@@ -125,23 +133,30 @@ def _each_cached(
     *,
     desc: str,
     progress: bool,
+    needed: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The cell of each key, from the cache or computed; each once, however many have its key or want it."""
+    """The cell of each key, from the cache or computed; each once, however many have its key or want it.
+
+    A cell of an earlier version, which lacks what is needed, is computed again.
+    """
     wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
     cells, mine = {}, own(list(wanted))
     for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress):
         cell = read_cached_json(path)
-        if cell is None:
+        if cell is None or not cell.keys() >= set(needed):
             with only_part(None):  # a cell needs all of its samples
                 cell = wanted[path]()
-            write_json(path, cell)
+            write_cached_json(path, cell)
         cells[path] = cell
     end_of_part(list(wanted))
     return [cells[folder / f"{key}.json"] for key in keys]
 
 
 def _score(images: LabelledImages, test: LabelledImages, training: Training, seed: int) -> dict[str, Any]:
-    classifier = train_classifier(images, training, seed=seed)
+    return _accuracies(train_classifier(images, training, seed=seed), test)
+
+
+def _accuracies(classifier: Classifier, test: LabelledImages) -> dict[str, Any]:
     return {"accuracy": classifier.accuracy(test), "by_class": classifier.per_class_accuracy(test)}
 
 
@@ -160,7 +175,7 @@ def _compute_cell(
     classifier = train_classifier(images, condition.training, seed=seed)
     return {
         "seed": seed,
-        "accuracy": classifier.accuracy(test),
+        **_accuracies(classifier, test),
         "num_real": len(real),
         "num_training_images": len(images),
         "images_per_real": condition.images_per_real,

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
+
+from diffinv.foundation.text import rounded
 
 CONFIDENCE = 0.95
+SHARES = ("accuracy", "balanced_accuracy")  # values from 0 to 1, which no interval may leave
 
 
 def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy") -> pd.DataFrame:
     """Mean, standard deviation, n and a 95 % t-interval (low, high) over the seeds of each group.
 
+    That of a share is symmetric on the logit scale (delta method), and so within 0 and 1.
     ValueError for a group with fewer than two seeds, or with one seed twice (a column is missing in `by`).
     """
     by = list(by)
@@ -21,7 +25,8 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy")
     for key, group in rows.groupby(by, dropna=False, sort=False):
         name = ", ".join(f"{column} {part}" for column, part in zip(by, key, strict=True))
         _check_seeds_once(group, name)
-        summary.append({**dict(zip(by, key, strict=True)), **_interval(group[value].to_numpy(float), name)})
+        interval = _interval(group[value].to_numpy(float), name, share=value in SHARES)
+        summary.append({**dict(zip(by, key, strict=True)), **interval})
     return pd.DataFrame(summary, columns=[*by, "mean", "std", "n", "low", "high"])
 
 
@@ -69,7 +74,8 @@ def describe_gain(gain: pd.DataFrame) -> str:
     """A row of `paired_difference` in points of accuracy, with whether its interval tells the two apart."""
     difference, low, high = (100 * gain.iloc[0][end] for end in ("difference", "low", "high"))
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}), {verdict}"
+    points, interval = rounded(difference, low, high, sign="+")
+    return f"{points} points ({interval}), {verdict}"
 
 
 def seeds_needed(difference: float, std: float, *, most: int = 1000) -> int:
@@ -110,13 +116,17 @@ def worth_in_real_images(rows: pd.DataFrame, condition: str, *, real: str = "rea
     return pd.DataFrame(found).rename(columns={"mean": "ratio"})
 
 
-def _interval(values: np.ndarray, name: str) -> dict[str, float]:
+def _interval(values: np.ndarray, name: str, *, share: bool = False) -> dict[str, float]:
     count = len(values)
     if count < 2:
         raise ValueError(f"an interval needs at least 2 seeds, and {name} has {count}: run more seeds.")
     mean, std = float(values.mean()), float(values.std(ddof=1))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
-    return {"mean": mean, "std": std, "n": count, "low": mean - half, "high": mean + half}
+    low, high = mean - half, mean + half
+    if share and 0 < mean < 1:  # at either end nothing varies
+        half /= mean * (1 - mean)
+        low, high = (float(special.expit(special.logit(mean) + side)) for side in (-half, half))
+    return {"mean": mean, "std": std, "n": count, "low": low, "high": high}
 
 
 def _check_columns(rows: pd.DataFrame, columns: Sequence[str]) -> None:

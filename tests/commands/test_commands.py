@@ -1,5 +1,6 @@
 """The command line: instant help, one sentence per user error, and the practitioner's three verbs."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from PIL import Image
 
 from diffinv.commands import doctor
 from diffinv.commands.main import main
+from diffinv.commands.options import in_terms_of
+from diffinv.foundation.text import percent
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -38,6 +41,8 @@ def test_help_is_instant():
     assert done.stdout.endswith("set()\n")
     for verb in ("reproduce", "invert", "sample", "evaluate", "doctor", "pretrain"):
         assert f"\n    {verb}" in done.stdout
+    for code in ("0 done", "1 a part", "2 bad input", "130 interrupted"):
+        assert code in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_help_is_instant():
         (["evaluate", "icons10", "nowhere"], "there is no folder nowhere"),
         (["evaluate", "icons10", "some", "--images-per-real", "5"], "--images-per-real is for REAL alone"),
         (["evaluate", "icons10", "some", "--model", "tinysd"], "--model is for REAL alone"),
-        (["evaluate", "icons10", "--clip", "tinysd"], "--clip needs SYNTHETIC"),
+        (["evaluate", "icons10", "--clip", "tinysd"], "--features needs SYNTHETIC"),
         (["evaluate", "icons10", "--against-real"], "--against-real needs SYNTHETIC"),
     ],
 )
@@ -96,6 +101,68 @@ def test_wrong_arguments_are_one_sentence(arguments, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        (
+            'choose fit="pad", or go on with skip_damaged=True.',
+            "choose --fit pad, or go on with --skip-damaged.",
+        ),
+        ('class_level="leaf" for a train folder.', "--class-level leaf for a train folder."),
+        (
+            "num_tokens is 0: set interpolation_weight=0.5.",
+            "--num-tokens is 0: set --interpolation-weight 0.5.",
+        ),
+        (
+            "/num_tokens/fit=1/skip_damaged.png fit the seed.",
+            "/num_tokens/fit=1/skip_damaged.png fit the seed.",
+        ),
+        ("images_per_real=3 and dtype='x'", "images_per_real=3 and dtype='x'"),  # no options of this verb
+    ],
+)
+def test_a_sentence_on_arguments_speaks_of_the_options_of_the_verb(sentence, said):
+    options = ("fit", "skip_damaged", "class_level", "num_tokens", "interpolation_weight", "seed", "folder")
+    assert in_terms_of(argparse.Namespace(**dict.fromkeys(options)), sentence) == said
+
+
+@pytest.mark.parametrize("verb", ["invert", "evaluate"])
+def test_remedies_and_warnings_of_reading_are_options_on_the_command_line(verb, folder, tmp_path):
+    (folder / "disc" / "bad.png").write_bytes(b"")
+    Image.new("RGB", (32, 64)).save(folder / "disc" / "tall.png")
+
+    def run(*more):
+        command = [sys.executable, "-m", "diffinv", verb, str(folder), "--out", "out", "--profile", "smoke"]
+        command += ["--model", "nowhere", *more]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    assert "go on without it with --skip-damaged." in run().stderr
+    said = run("--skip-damaged").stderr
+    assert "choose --fit pad or --fit squash for another way." in said and "'nowhere' does not exist" in said
+    (folder / "disc" / "inner" / "deep").mkdir(parents=True)
+    for name in ("inner", "inner/deep"):
+        Image.new("RGB", (32, 32)).save(folder / "disc" / name / "0.png")
+    (folder / "outer" / "leaf").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "outer" / "leaf" / "0.png")
+    assert "choose --class-level top for the classes" in run("--skip-damaged").stderr
+
+
+def test_a_class_of_one_image_is_refused_before_the_work_with_a_remedy_that_works(
+    folder, tiny_checkpoint, tmp_path, capsys, monkeypatch
+):
+    for path in sorted((folder / "disc").iterdir())[1:]:
+        path.unlink()
+    arguments = ["evaluate", str(folder), "--profile", "smoke", "--model", str(tiny_checkpoint)]
+    arguments += ["--images-per-real", "1", "--out", str(tmp_path / "e.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr("diffinv.studies.grid.train_classifier", None)  # would fail
+        assert main(arguments) == 2
+    assert "'disc' has a single image" in (said := capsys.readouterr().err)
+    assert "set --interpolation-weight 0 or" in said
+    assert main([*arguments, "--interpolation-weight", "0"]) == 0
+    table = capsys.readouterr().out
+    assert "balanced accuracy" in table and "\ndisc" in table  # which has no test image
 
 
 @pytest.mark.parametrize("place", ["mine", "file/below", "/proc/x"])
@@ -246,8 +313,11 @@ def test_evaluate_compares_three_training_sets(folder, tiny_checkpoint, tmp_path
     for row in record["results"]:
         accuracies = [r["accuracy"] for r in record["rows"] if r["condition"] == row["trained_on"]]
         assert row["mean"] == pytest.approx(np.mean(accuracies)) and row["low"] <= row["mean"] <= row["high"]
-        assert f"{row['mean']:.1%}" in table
-    assert "real + synthetic against real:" in table
+        assert percent(row["mean"], row["low"], row["high"]) in table
+    assert "accuracy against real:\n  synthetic: " in table and max(map(len, table.splitlines()[:-1])) <= 80
+    assert main(["evaluate", str(folder), *arguments, "--out", str(report), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed == json.loads(report.read_text()) and printed["results"] == record["results"]
 
 
 def test_evaluate_judges_a_saved_synthetic_set(folder, tmp_path, capsys):
@@ -273,8 +343,10 @@ def test_evaluate_judges_a_saved_synthetic_set(folder, tmp_path, capsys):
     assert record["gain"]["n"] == 3 and record["settings"]["k"] == 2
     for row in record["metrics"]:
         assert f"\n{row['metric']}" in text
+    assert {row["measure"] for row in record["accuracies"]} == {"accuracy", "balanced accuracy"}
     for row in record["accuracies"]:
-        assert f"accuracy when trained on {row['condition']} images: {row['mean']:.1%}" in text
+        assert f"trained on {row['condition']} images" in text
+        assert percent(row["mean"], row["low"], row["high"]) in text
 
 
 def test_evaluate_judges_plain_class_folders_by_the_names_of_the_classes(

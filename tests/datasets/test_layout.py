@@ -271,7 +271,13 @@ def test_a_folder_called_like_a_dataset_is_mentioned(tmp_path, monkeypatch, capl
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("", "empty"), (" ", "empty"), ("https://host/a.zip", "is an address")]
+    ("name", "words"),
+    [
+        ("", "empty"),
+        (" ", "empty"),
+        (None, "empty"),
+        ("https://host/a.zip", "^https://host/a.zip is an address"),
+    ],
 )
 def test_what_is_no_folder_is_called_what_it_is(tmp_path, name, words):
     asked(words, name)

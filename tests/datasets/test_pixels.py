@@ -192,6 +192,37 @@ def test_parquet_files_that_declare_nothing_are_read(tmp_path):
     assert load_dataset(tmp_path / "numbers").class_counts() == {"0": 2, "1": 0, "2": 2}
 
 
+def test_a_parquet_set_says_what_a_folder_says_and_skips_what_is_damaged(tmp_path, caplog):
+    tall = stored(Image.new("RGB", (64, 128), "white"))
+    images = [
+        tall,
+        b"",
+        stored(Image.fromarray(RAMP)),
+        b"<html>",
+        *(stored(Image.new("RGB", (16, 16), (n, 0, 0))) for n in range(21)),
+    ]
+    plain_parquet(tmp_path / "train.parquet", images[:-1], [0, 0, 1, 1, *[1] * 20], ["cat", "dog"])
+    plain_parquet(tmp_path / "validation.parquet", images[-1:], [0], ["cat", "dog"])
+    plain_parquet(tmp_path / "test.parquet", [images[2], images[2]], [0, 1], ["cat", "dog"])
+    text = refused(tmp_path)
+    assert text.startswith("2 images cannot be read (image 1 in ") and "image 3 in" in text
+    assert "skip_damaged=True" in text
+    data = load_dataset(tmp_path, skip_damaged=True)
+    assert data.class_counts() == {"cat": 1, "dog": 21} and "train/00001" not in data.ids
+    for words in (
+        "2 images in",
+        "imbalanced (22 training images of dog, 2 of cat)",
+        "test images that are identical to training images: 2 (test/00000, test/00001)",
+        "identical images in two classes: 1",
+        "1 of 22 train images in",
+        "with 3 training images or fewer: cat (2)",
+    ):
+        assert words in caplog.text
+    caplog.clear()
+    load_dataset(tmp_path, split="test")
+    assert "identical" not in caplog.text  # said once
+
+
 def test_parquet_files_that_contradict_each_other_or_the_folder_are_refused(tmp_path):
     images = [stored()] * 4
     plain_parquet(tmp_path / "a" / "train.parquet", images, [0, 1, 0, 1], ["cat", "dog"])

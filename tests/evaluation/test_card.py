@@ -16,7 +16,8 @@ from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.evaluation.card import card_record, card_text, evaluation_card
 from diffinv.evaluation.page import evaluation_page, write_page
-from diffinv.metrics.distances import diversity, frechet_distance
+from diffinv.foundation.text import percent
+from diffinv.metrics.distances import diversity, frechet_distance, gaussian_distance, kernel_distance
 from diffinv.metrics.manifolds import manifolds
 from diffinv.studies.grid import accuracy_scores
 
@@ -93,6 +94,22 @@ def test_the_frechet_distance_is_that_of_torchmetrics(card, real, synthetic):
     assert card["Fréchet distance"] == pytest.approx(fid._compute_fid(*moments).item(), rel=1e-5)
 
 
+def test_few_images_have_kernel_distances_and_copies_are_not_authentic(card, real, synthetic, test_set):
+    ours, fakes, tests = (Colours().image_features(part.images) for part in (real, synthetic, test_set))
+    table = card.metrics.set_index("metric")
+    assert card["KID"] == pytest.approx(1000 * kernel_distance(ours, fakes))
+    assert table.at["CMMD", "real"] == pytest.approx(gaussian_distance(ours, tests))
+    few = evaluation_card(real, draw(6, seed=4), test=test_set, clip=Colours())
+    assert math.isnan(few["Fréchet distance"]) and all(math.isfinite(few[name]) for name in ("KID", "CMMD"))
+    copied = evaluation_card(
+        real, replace(real, ids=tuple(f"copy/{name}" for name in real.ids)), clip=Colours()
+    )
+    assert copied["authenticity"] == 0 < 0.3 < table.at["authenticity", "real"] < 0.9
+    rows = card.by_class
+    whole = np.average(rows["authenticity"], weights=rows["synthetic images"])
+    assert whole == pytest.approx(card["authenticity"])
+
+
 def test_planted_copies_and_leaks_are_found(card):
     assert card.copies.is_close[:12].all() and card.leaks.is_close[12:18].all()
     assert card["copies"] == pytest.approx(12 / 150, abs=0.03)
@@ -157,7 +174,8 @@ def test_accuracy_is_that_of_classifiers_trained_on_the_set(real, synthetic, tes
         name: [train_classifier(part, TRAINING, seed=seed).accuracy(test_set) for seed in (0, 1, 2)]
         for name, part in (("synthetic", synthetic), ("real", real))
     }
-    for row in found.accuracies.itertuples():
+    plain = found.accuracies[found.accuracies["measure"] == "accuracy"]
+    for row in plain.itertuples():
         assert row.mean == pytest.approx(np.mean(by_hand[row.condition]))
         assert row.n == 3 and row.low <= row.mean <= row.high
     difference = np.mean(by_hand["synthetic"]) - np.mean(by_hand["real"])
@@ -165,7 +183,14 @@ def test_accuracy_is_that_of_classifiers_trained_on_the_set(real, synthetic, tes
     assert found["accuracy"] == pytest.approx(np.mean(by_hand["synthetic"]))
     counts = list(test_set.class_counts().values())
     assert np.average(found.by_class["accuracy"], weights=counts) == pytest.approx(found["accuracy"])
+    assert found["balanced accuracy"] == pytest.approx(found.by_class["accuracy"].mean())
     assert f"{found['accuracy']:.1%}" in card_text(found) and "points" in card_text(found)
+    assert max(map(len, card_text(found).splitlines())) <= 80
+    page = Page(evaluation_page(found, title="any")).words
+    for row in found.accuracies.itertuples():
+        assert percent(row.mean, row.low, row.high) in page and percent(
+            row.mean, row.low, row.high
+        ) in card_text(found)
 
 
 def test_a_training_is_done_once_and_again_if_its_record_is_damaged(

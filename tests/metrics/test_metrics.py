@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from diffinv.metrics.copies import closeness
+from diffinv.metrics.copies import authentic, closeness
 from diffinv.metrics.distances import (
     diversity,
     diversity_between,
     frechet_distance,
+    gaussian_distance,
     image_features,
+    kernel_distance,
     nearest_neighbour_distances,
 )
 from diffinv.metrics.manifolds import manifolds, precision, recall
@@ -47,6 +49,57 @@ def oracle(real, synthetic, k):
         "density": sum(len(balls) for balls in of_synthetic) / (k * len(synthetic)),
         "coverage": len({ball for balls in of_synthetic for ball in balls}) / len(real),
     }
+
+
+def discrepancy(a, b, kernel):
+    """The unbiased estimate, term by term (Gretton et al. 2012, eq. 3)."""
+    a, b = a.double().numpy(), b.double().numpy()
+    within = [
+        np.mean([kernel(own[i], own[j]) for i in range(len(own)) for j in range(len(own)) if i != j])
+        for own in (a, b)
+    ]
+    return sum(within) - 2 * np.mean([kernel(x, y) for x in a for y in b])
+
+
+@pytest.mark.parametrize("block", [1 << 23, 20])  # all at once, and a few rows at a time
+def test_kernel_distances_follow_their_definition(block, monkeypatch):
+    monkeypatch.setattr("diffinv.metrics.distances.BLOCK", block)
+    a, b = cloud(9, seed=1), cloud(6, seed=2, shift=0.7)
+    expected = discrepancy(a, b, lambda x, y: (x @ y / 6 + 1) ** 3)
+    assert kernel_distance(a, b) == pytest.approx(expected)
+
+    def gaussian(x, y):
+        x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+        return 1000 * np.exp(-np.sum((x - y) ** 2) / (2 * 10**2))
+
+    assert gaussian_distance(a, b) == pytest.approx(discrepancy(a, b, gaussian), abs=1e-9)
+    assert gaussian_distance(3 * a, b) == pytest.approx(gaussian_distance(a, b))
+    with pytest.raises(ValueError, match="at least 2 images on each side"):
+        kernel_distance(a, b[:1])
+
+
+def test_the_cubic_kernel_is_that_of_torchmetrics():
+    kid = pytest.importorskip("torchmetrics.image.kid")
+    a, b = cloud(40, width=12, seed=1).double(), cloud(40, width=12, seed=2, scale=1.3).double()
+    assert kernel_distance(a, b) == pytest.approx(kid.poly_mmd(a, b).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("distance", [kernel_distance, gaussian_distance])
+def test_kernel_distances_of_few_images_are_zero_on_average(distance):
+    """A Fréchet distance of so few is far from what it is for many."""
+    same = [distance(cloud(5, 8, seed=2 * n), cloud(5, 8, seed=2 * n + 1)) for n in range(300)]
+    apart = [distance(cloud(5, 8, seed=2 * n), cloud(5, 8, seed=2 * n + 1, shift=1)) for n in range(300)]
+    error = np.std(same) / np.sqrt(len(same))
+    assert min(same) < 0 and abs(np.mean(same)) < 3 * error < np.mean(apart) / 3
+
+
+def test_an_image_is_authentic_unless_it_is_nearer_than_the_next_real_image():
+    real = torch.tensor([[0.0], [1.0], [5.0]])
+    made = torch.tensor([[0.4], [2.5], [5.0], [9.5]])  # the last is 4.5 off its neighbour, which is 4 off
+    nearest = nearest_neighbours(made, real, 1)
+    own = nearest_neighbours(real, real, 1, leave_one_out=True).distances[:, 0]
+    found = authentic(nearest.distances[:, 0], nearest.indices[:, 0], own)
+    assert found.tolist() == [False, True, False, True]
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,5 +1,6 @@
 """Studies: tidy rows, cells computed once, a killed run that continues, intervals that SciPy agrees with."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
@@ -56,7 +57,9 @@ def grid():
 
 
 def run(conditions, images, **more):
-    return studies.run_study(conditions, train=images, test=images, seeds=more.pop("seeds", (0, 1)), **more)
+    return studies.run_study(
+        conditions, train=images, test=more.pop("test", images), seeds=more.pop("seeds", (0, 1)), **more
+    )
 
 
 def test_rows_are_tidy_and_say_what_went_in(toy_images):
@@ -119,6 +122,29 @@ def test_whatever_changes_the_result_changes_the_cell(toy_images, change):
         )
         == 3
     )
+
+
+def test_a_cell_with_one_digit_changed_is_made_again(toy_images, fresh_cache):
+    first = run(grid()[:1], toy_images)
+    path, *_ = (fresh_cache / "studies").glob("*.json")
+    cell = json.loads(path.read_text())
+    path.write_text(json.dumps({**cell, "accuracy": cell["accuracy"] + 0.01}))
+    assert run(grid()[:1], toy_images)["accuracy"].tolist() == first["accuracy"].tolist()
+
+
+def test_accuracies_by_class_are_asked_for_and_of_older_cells_computed(toy_images, fresh_cache):
+    test = toy_images.subset([0, 1, 2, 6, 7])  # three discs, two squares, no cross
+    plain = run(grid()[:1], toy_images, test=test)
+    for path in (fresh_cache / "studies").glob("*.json"):
+        old = {name: value for name, value in json.loads(path.read_text()).items() if name != "by_class"}
+        path.write_text(json.dumps({name: value for name, value in old.items() if name != "checksum"}))
+    pd.testing.assert_frame_equal(run(grid()[:1], toy_images, test=test), plain)  # older cells serve
+    rows = run(grid()[:1], toy_images, test=test, by_class=True)
+    assert rows["accuracy"].tolist() == plain["accuracy"].tolist()
+    for row in rows.itertuples():
+        disc, square, cross = row.by_class.values()
+        assert np.isnan(cross) and row.balanced_accuracy == pytest.approx((disc + square) / 2)
+        assert row.accuracy == pytest.approx((3 * disc + 2 * square) / 5)
 
 
 def test_a_damaged_cell_is_made_again(toy_images, fresh_cache):
@@ -185,8 +211,29 @@ def rows():
     return pd.DataFrame(baseline + others, columns=["condition", "seed", "images_per_real", "accuracy"])
 
 
+@pytest.mark.parametrize("values", [[0.97, 0.99, 1.0], [0.01, 0.0, 0.05], [0.5, 0.6, 0.4]])
+def test_the_interval_of_a_share_stays_within_zero_and_one(values):
+    rows = pd.DataFrame({"condition": "a", "seed": range(3), "accuracy": values, "score": values})
+    (share,) = summarise(rows, ["condition"]).to_dict("records")
+    (plain,) = summarise(rows, ["condition"], value="score").to_dict("records")
+    assert 0 < share["low"] < share["mean"] < share["high"] < 1
+    assert (share["mean"], share["std"]) == (plain["mean"], plain["std"])
+    # The same half width, measured where the logit has the slope 1 / (p (1 - p)).
+    logits = [special.logit(share[end]) for end in ("low", "mean", "high")]
+    slope = 1 / (share["mean"] * (1 - share["mean"]))
+    half = slope * (plain["high"] - plain["mean"])
+    assert np.diff(logits) == pytest.approx([half, half])
+
+
+def test_accuracies_that_are_all_perfect_have_an_interval_without_width():
+    rows = pd.DataFrame({"condition": "a", "seed": range(3), "accuracy": 1.0})
+    assert summarise(rows, ["condition"])[["low", "high"]].to_numpy().tolist() == [[1, 1]]
+
+
 def test_intervals_agree_with_scipy(rows):
-    summary = summarise(rows, ["condition", "images_per_real"]).set_index(["condition", "images_per_real"])
+    by = ["condition", "images_per_real"]
+    scores = rows.rename(columns={"accuracy": "score"})  # of a share the interval is another
+    summary = summarise(scores, by, value="score").set_index(by)
     values = rows.query("condition == 'DI' and images_per_real == 5")["accuracy"]
     interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     row = summary.loc[("DI", 5)]

@@ -1,22 +1,27 @@
 """What anybody should know of a set of images before training on it, a sentence each, and who tells it."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
+from diffinv.datasets.decoding import Fit, UnreadableImage
 from diffinv.datasets.layout.names import readable
-from diffinv.datasets.layout.plan import Classes, Layout
+from diffinv.datasets.layout.plan import Layout
 from diffinv.foundation.errors import listed
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, UNEQUAL = 3, 10
+WORTH_SAYING = 0.25  # of an image that a crop cuts off
+Image = PurePath | str  # an image's file, or what it is called
+Splits = Mapping[str, Mapping[str, Sequence[Image]]]  # the images of every class in every split
 
 
-def remarks(folder: Path, splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Iterator[str]:
+def remarks(folder: Path, splits: Splits, digests: Mapping[Any, bytes]) -> Iterator[str]:
     """Sentences on classes that are absent, small or unequal, and on images that stand in two places.
 
-    Two images are the same where `digests`, those of their files, are.
+    Two images are the same where `digests`, those of their encoded bytes, are.
     """
     train = splits["train"]
     for split in set(splits) - {"train"}:
@@ -34,8 +39,8 @@ def remarks(folder: Path, splits: Mapping[str, Classes], digests: Mapping[Path, 
     yield from _identical(splits, digests)
 
 
-def _identical(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Iterator[str]:
-    places: dict[bytes, list[tuple[str, str, Path]]] = {}
+def _identical(splits: Splits, digests: Mapping[Any, bytes]) -> Iterator[str]:
+    places: dict[bytes, list[tuple[str, str, Image]]] = {}
     for split, classes in splits.items():
         for name, paths in classes.items():
             for path in paths:
@@ -56,6 +61,41 @@ def _identical(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> 
     if twice:
         pairs = listed([listed([readable(str(path)) for _, _, path in same], 3) for same in twice], 3)
         yield f"identical images in two classes: {len(twice)} ({pairs})."
+
+
+def unreadable(errors: Sequence[UnreadableImage]) -> str:
+    """All images that cannot be read, in one sentence: nobody wants to hear of one per run."""
+    if len(errors) == 1:
+        return f"{str(errors[0]).rstrip('.')}, or go on without it with skip_damaged=True."
+    named = listed([error.culprit for error in errors])
+    remedy = "replace them, take them out, or go on without them with skip_damaged=True"
+    return f"{len(errors)} images cannot be read ({named}): {remedy}."
+
+
+def said_of_pixels(
+    folder: Path, split: str, sizes: Mapping[Any, tuple[int, int]], fit: Fit, white: int
+) -> Iterator[str]:
+    """Sentences on what was done to the pixels of these images, of those widths and heights."""
+    if 255 < white < 65535:
+        yield f"grey values in {folder} reach no more than {white}, which is taken for white."
+    lost = {image: 1 - min(size) / max(size) for image, size in sizes.items()}
+    far = [image for image in lost if lost[image] > WORTH_SAYING]
+    if far and fit != "pad":
+        worst = max(far, key=lost.__getitem__)
+        done = "cropped to their middle" if fit == "crop" else "squashed"
+        other = "squash" if fit == "crop" else "crop"
+        name = worst.name if isinstance(worst, PurePath) else worst
+        yield (
+            f"{len(far)} of {len(lost)} {split} images in {folder} are {done}, {name} by "
+            f'{lost[worst]:.0%}: choose fit="pad" or fit="{other}" for another way.'
+        )
+
+
+def left_out(folder: Path, errors: Collection[UnreadableImage]) -> Iterator[str]:
+    """A sentence on images that cannot be read, where there are some."""
+    if errors:
+        named = listed([error.culprit for error in errors])
+        yield f"{len(errors)} images in {folder} are left out: {named}."
 
 
 def tell(layout: Layout | None, sentences: Iterable[str]) -> None:

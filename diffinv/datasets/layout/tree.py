@@ -1,5 +1,6 @@
 """What lies in a folder: images, tables and folders, each place visited once, and what was passed over."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,19 +78,21 @@ class _Walk:
         images, tables, folders = [], [], []
         try:
             # Links come last, so that a place is called by its own path where it has one here.
-            entries = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path.name))
-            for path in entries:
+            with os.scandir(folder) as found:  # which knows the kinds without asking the disk again
+                entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+            for entry in entries:
+                path = folder / entry.name
                 suffix = path.suffix.lower()
                 if path.name.startswith("."):
                     continue
-                if path.is_dir():
+                if entry.is_dir():
                     if path.name.lower() in _TOOL_FOLDERS:
                         continue
                     if path.resolve() in self.visited:
                         self.twice.append(str(path))
                     else:
                         folders.append(self.down(path))
-                elif not path.exists():
+                elif entry.is_symlink() and not path.exists():
                     self.dangling.append(str(path))
                 elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
                     images.append(path)

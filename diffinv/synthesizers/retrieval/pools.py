@@ -1,8 +1,7 @@
 """Pools: the images that retrieval looks among; a folder, a set in memory, or the one that ships with us."""
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,7 +16,8 @@ from diffinv.artefacts.keys import content_key
 from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset
 from diffinv.datasets.decoding import decode_image, read_image, to_square
 from diffinv.datasets.embedded import FOLDER
-from diffinv.datasets.layout.tree import SUFFIXES
+from diffinv.datasets.layout.remarks import tell
+from diffinv.datasets.layout.tree import SUFFIXES, survey
 
 EMBEDDED_POOL = "icons_pool"
 
@@ -69,14 +69,18 @@ class FolderPool:
             raise DatasetError(
                 f'there is no pool or folder "{folder}": choose "{EMBEDDED_POOL}", or give one with images.'
             )
-        found = sorted(_image_files(self.folder, ""))
-        if not found:
+        tree, notes = survey(self.folder)
+        tell(None, notes)
+        paths = tree.every_image()
+        if not paths:
             kinds = ", ".join(sorted(SUFFIXES))
             raise DatasetError(f"{self.folder} holds no image below it: a pool has files such as {kinds}.")
-        self.ids = tuple(name for name, _, _ in found)
+        self.ids = tuple(path.relative_to(self.folder).as_posix() for path in paths)
         digest = hashlib.sha256()
-        for name, size, modified in found:
-            digest.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
+        for name, path in zip(self.ids, paths, strict=True):
+            facts = path.stat()
+            known = f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+            digest.update(known.encode(errors="surrogateescape"))
         # Of names, sizes and times: reading a million files would cost what the index saves.
         self.fingerprint = digest.hexdigest()
 
@@ -134,16 +138,3 @@ def embedded_pool() -> EncodedPool:
 def _squares(pictures: Iterable[tuple[Image.Image, str | Path]], resolution: int) -> Images:
     squares = [to_square(picture, resolution, name) for picture, name in pictures]
     return np.stack(squares) if squares else np.empty((0, resolution, resolution, 3), np.uint8)
-
-
-def _image_files(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
-    # scandir, as it knows what is a folder without asking the disk again: pools have a million files.
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):  # a link may lead back to where it is
-                yield from _image_files(folder / entry.name, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                facts = entry.stat()
-                yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns
