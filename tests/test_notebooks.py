@@ -150,6 +150,14 @@ def test_it_checks_itself_and_draws(path, notebook):
     assert "save_figure(" in source and "output_dir" in source
 
 
+def test_each_figure_that_it_saves_says_what_it_shows(path, notebook):
+    trees = [ast.parse(python(cell.source)) for cell in code_cells(notebook)]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    saved = [call for call in calls if getattr(call.func, "id", None) == "save_figure"]
+    words = [{keyword.arg for keyword in call.keywords} for call in saved]
+    assert saved and all({"caption", "alt"} <= given for given in words), "the gallery needs both"
+
+
 def test_installing_in_colab_is_a_no_op_elsewhere(path, notebook):
     for cell in code_cells(notebook):
         lines = cell.source.splitlines()
