@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -278,6 +279,14 @@ PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, 
 def prompt_for(dataset: str, class_name: str) -> str:
     """The sentence that names a class of the dataset, for a comparison with learned vectors."""
     return depiction(dataset).prompt(class_name)
+
+
+def with_article(prompt: str) -> str:
+    """A prompt as a reader expects it, "an umbrella icon".
+
+    The models were trained on "a" before every word, and read the prompt as it was: this is for showing alone.
+    """
+    return re.sub(r"\ba (?=[aeiou])", "an ", prompt)
 
 
 def load_profile(name: str) -> Profile:
