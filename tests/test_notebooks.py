@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL, MEDIAN_CELL = 25, 10
+LONGEST_CELL, MEDIAN_CELL = 25, 8
 # Each can block a notebook for ever where nobody is watching: explorers.explore stands in for them.
 BLOCKING = {"interact", "interact_manual", "interactive", "interactive_output", "Output"}
 
