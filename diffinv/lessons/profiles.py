@@ -282,11 +282,11 @@ def prompt_for(dataset: str, class_name: str) -> str:
 
 
 def with_article(prompt: str) -> str:
-    """A prompt as a reader expects it, "an umbrella icon".
+    """A prompt as a reader expects it: "an umbrella icon", but "a user icon".
 
-    The models were trained on "a" before every word, and read the prompt as it was: this is for showing alone.
+    This is for showing alone: TinySD's captions have "a" before every word, so it is asked with "a", too.
     """
-    return re.sub(r"\ba (?=[aeiou])", "an ", prompt)
+    return re.sub(r"\ba (?=[aeio]|u(?!s|ni)|hour)", "an ", prompt)
 
 
 def load_profile(name: str) -> Profile:

@@ -67,7 +67,9 @@ def test_claims_are_judged_by_their_intervals_and_say_how_many_seeds_would_decid
 
 def test_a_comparison_is_decided_by_its_interval_dataset_by_dataset(results):
     turned = {"real": "DI", "DI": "real"}
-    both = pd.concat([results, results.assign(dataset="cars", condition=results["condition"].replace(turned))])
+    both = pd.concat(
+        [results, results.assign(dataset="cars", condition=results["condition"].replace(turned))]
+    )
     said = compare(both, [("DI", "real"), ("DI", "LECF")], {"cars": "seen from afar"}).splitlines()
     assert [said[0], said[3]] == ["pets:", "cars, seen from afar:"] and len(said) == 6
     better, open_one, worse = (said[line].strip() for line in (1, 2, 4))
