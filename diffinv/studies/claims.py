@@ -52,7 +52,7 @@ def compare(
 ) -> str:
     """A line for each dataset, and under it one for each pair (a, b): a minus b, and which teaches more.
 
-    The effects are paired by seed, and their 95 % t-intervals decide. `notes[dataset]` stands beside the name.
+    The effects are paired by seed, and their 95 % intervals decide. `notes[dataset]` stands beside its name.
     """
     found = {f"{a} against {b}": paired_difference(rows, a, b, by=["dataset"]) for a, b in pairs}
     lines = []
