@@ -17,7 +17,7 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "autoencoder PSNR on held-out icons (dB)": (">= 26", lambda value: value >= 26),
     "CLIP zero-shot top-1 on icons10's test split": (">= 0.85", lambda value: value >= 0.85),
     "samples that CLIP names right among all concepts": (">= 0.80", lambda value: value >= 0.80),
-    "one inversion update (ms an image)": ("<= 4", lambda value: value <= 4),
+    "one inversion update (ms per image)": ("<= 4", lambda value: value <= 4),
     "one 20-step guided sample (ms)": ("<= 60", lambda value: value <= 60),
     "size of the shipped files (MB)": ("<= 25", lambda value: value <= 25),
 }
