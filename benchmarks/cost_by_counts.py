@@ -28,7 +28,7 @@ from diffinv.studies.claims import markdown_table
 # steps, which is 4 to 8.
 TERAFLOPS = {"paper": 20.0, "colab": 5.0}
 GIB_OF = {"paper": 80, "colab": 15}
-EXTRA = {"PNDMScheduler": 1}  # predictions beyond one a step
+EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
 WIDTH = 768  # of a vector
 
 
