@@ -51,8 +51,8 @@ def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
     recent = rows.iloc[-max(2, len(rows) // 10) :]
     rate = 3600 * np.diff(recent["samples"]).sum() / max(np.diff(recent["seconds"]).sum(), 1e-9)
     speed = (
-        f"The denoiser's last samples went by at {rate:,.0f} per hour on the machine that trained it. Its own "
-        "loss against the samples seen: `logs/unet.jsonl`, drawn in `notebooks/90_pretrain_tinysd.ipynb`."
+        f"The denoiser's last samples went by at {rate:,.0f} per hour on the machine that trained it. Its "
+        "own loss against the samples seen: `logs/unet.jsonl`, drawn in `notebooks/90_pretrain_tinysd.ipynb`."
     )
     if not milestones.exists():
         return speed
