@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # A machine without a GPU can save 2 GB: make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 PROFILE ?= tiny
-# One thread a notebook: at TinySD's size a second notebook gains more than a second thread.
+# One thread per notebook: at TinySD's size a second notebook gains more than a second thread.
 # (GNU nproc counts by OMP_NUM_THREADS, where that is set.)
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 # `make reproduce ARGS="--only 01,03"`

@@ -23,12 +23,12 @@ from diffinv.lessons.profiles import Profile, load_profile
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
 from diffinv.studies.claims import markdown_table
 
-# Sustained, in 1e12 operations a second; assumed. An A100 was published to make 31 guided steps a second at
-# 512 px in float16, which is 49, and float32 takes more than twice as long; a T4, to take 5 to 10 seconds for
-# 25 steps, which is 4 to 8.
+# Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
+# 512 px in float16, which is 49, and float32 takes more than twice as long. A T4 takes 5 to 10 seconds for 25
+# steps, which is 4 to 8.
 TERAFLOPS = {"paper": 20.0, "colab": 5.0}
 GIB_OF = {"paper": 80, "colab": 15}
-EXTRA = {"PNDMScheduler": 1}  # predictions beyond one a step
+EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
 WIDTH = 768  # of a vector
 
 

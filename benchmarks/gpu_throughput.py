@@ -1,4 +1,4 @@
-"""Updates and samples a second at Stable Diffusion's size: `python -m benchmarks.gpu_throughput`.
+"""Updates and samples per second at Stable Diffusion's size: `python -m benchmarks.gpu_throughput`.
 
 The network is that of version 1 with random weights, on which speed does not depend: nothing is downloaded.
 """
@@ -152,7 +152,7 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
 def measure_speeds(
     diffusion: FrozenDiffusion, batch_size: int, sampling: Sampling
 ) -> tuple[float, float, float | None]:
-    """Updates and samples a second, and the GiB at the peak of the two stages."""
+    """Updates and samples per second, and the GiB at the peak of the two stages."""
     reset_peak_memory(diffusion.device)
     images = random_images(batch_size, sampling.resolution)
     update = measure_update(diffusion, images, Inversion())

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LONGEST_CELL, MEDIAN_CELL = 25, 10
+LONGEST_CELL, MEDIAN_CELL = 25, 8
 # Each can block a notebook for ever where nobody is watching: explorers.explore stands in for them.
 BLOCKING = {"interact", "interact_manual", "interactive", "interactive_output", "Output"}
 
@@ -148,6 +148,14 @@ def test_it_checks_itself_and_draws(path, notebook):
     source = "\n".join(cell.source for cell in code_cells(notebook))
     assert "assert " in source, "nbval only sees exceptions: say what has to hold"
     assert "save_figure(" in source and "output_dir" in source
+
+
+def test_each_figure_that_it_saves_says_what_it_shows(path, notebook):
+    trees = [ast.parse(python(cell.source)) for cell in code_cells(notebook)]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    saved = [call for call in calls if getattr(call.func, "id", None) == "save_figure"]
+    words = [{keyword.arg for keyword in call.keywords} for call in saved]
+    assert saved and all({"caption", "alt"} <= given for given in words), "the gallery needs both"
 
 
 def test_installing_in_colab_is_a_no_op_elsewhere(path, notebook):

@@ -114,7 +114,9 @@ class Classifier:
 
     def _hits(self, labelled: LabelledImages) -> np.ndarray:
         if labelled.class_names != self.class_names:
-            raise ValueError("the classifier knows other classes than the images have: give the same ones.")
+            raise ValueError(
+                "the images have classes that the classifier was not trained on: give the same ones."
+            )
         if len(labelled) == 0:
             raise ValueError("there is no image to judge: give at least one.")
         return self.predict(labelled.images) == labelled.labels

@@ -1,4 +1,4 @@
-"""What a dataset takes otherwise than the rest of its profile, and whose numbers they are."""
+"""The settings in which a dataset differs from the rest of its profile, and whose numbers they are."""
 
 from __future__ import annotations
 

@@ -25,7 +25,11 @@ def explore(function: Callable[..., Any], **controls: Any) -> Any:
         return function(**{name: _first_value(parameters.get(name), c) for name, c in controls.items()})
     import ipywidgets
 
-    return ipywidgets.interactive(function, **controls)
+    explorer = ipywidgets.interactive(function, **controls)
+    for control in explorer.children:
+        if hasattr(getattr(control, "style", None), "description_width"):
+            control.style.description_width = "initial"  # by default a long name is cut off
+    return explorer
 
 
 def _first_value(parameter: inspect.Parameter | None, control: Any) -> Any:

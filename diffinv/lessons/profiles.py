@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -278,6 +279,14 @@ PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, 
 def prompt_for(dataset: str, class_name: str) -> str:
     """The sentence that names a class of the dataset, for a comparison with learned vectors."""
     return depiction(dataset).prompt(class_name)
+
+
+def with_article(prompt: str) -> str:
+    """A prompt as a reader expects it: "an umbrella icon", but "a user icon".
+
+    This is for showing alone: TinySD's captions have "a" before every word, so it is asked with "a", too.
+    """
+    return re.sub(r"\ba (?=[aeio]|u(?!s|ni)|hour)", "an ", prompt)
 
 
 def load_profile(name: str) -> Profile:

@@ -110,7 +110,7 @@ def unconditional_embedding(
     """Make the vectors that guidance steers away from: one row for all samples, or one each for "class_mean".
 
     "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class and needs
-    `labels`, "empty_prompt" is the text encoder's answer to "" and may count other tokens than the store.
+    `labels`, "empty_prompt" is the text encoder's answer to "", whose number of tokens may differ.
     """
     if kind == "empty_prompt":
         return diffusion.encode_prompt([""])

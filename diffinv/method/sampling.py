@@ -55,8 +55,9 @@ def denoising_steps(
 ) -> Iterator[DenoisingStep]:
     """Denoise one batch, whatever `settings.batch_size`, and yield every step; the last has the result.
 
-    `unconditional` has one row for all or one per image, may count other tokens than `conditioning`, and may
-    be None when unguided. Each stream gives its image's initial noise and then its noise of every step.
+    `unconditional` has one row for all or one per image, may differ from `conditioning` in its number of
+    tokens, and may be None when unguided. Each stream gives its image's initial noise and then its noise of
+    every step.
     ValueError for settings that cannot be honoured, a resolution of None among them: there is no real image
     here whose side it could stand for.
     """

@@ -198,7 +198,7 @@ def check_parts(name: str, pipeline: Any) -> None:
 
 
 def check_channels(name: str, taken: int, made: int) -> None:
-    """Refuse a U-Net that takes other channels than its autoencoder makes."""
+    """Refuse a U-Net that takes more or fewer channels than its autoencoder makes."""
     if taken != made:
         raise CheckpointError(
             f"the U-Net of {name!r} takes {taken} channels but its autoencoder makes {made}: use a "
@@ -250,7 +250,7 @@ def read_index(folder: Path) -> dict:
 
 
 def check_index(name: str, index: dict) -> None:
-    """Refuse pipelines of other parts than Stable Diffusion's, and those that bring code of their own."""
+    """Refuse pipelines whose parts are not Stable Diffusion's, and those that bring code of their own."""
     # A part may be listed without being there: [null, null].
     origins = {part: origin for part, origin in index.items() if isinstance(origin, list | tuple)}
     present = {part for part, origin in origins.items() if origin and origin[0]}

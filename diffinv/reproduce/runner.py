@@ -18,7 +18,7 @@ from diffinv.artefacts.writing import ArtefactError
 from diffinv.lessons.profiles import load_profile
 from diffinv.reproduce.job import Job, Outcome, check_parameters, work
 from diffinv.reproduce.manifest import Manifest, notebook_key, run_record
-from diffinv.reproduce.site import write_gallery
+from diffinv.reproduce.site import link_pictures, write_gallery
 from diffinv.reproduce.talk import Talk, expected_seconds, table, talking, unet_calls_per_second
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ def reproduce(
                 record = {"key": keys[name], **shared, **outcome.measured}
                 record["cold"] = _cold_run(record, before[name], cold)
                 outcomes[name] = _accepted(manifest, outcome, record)
+                if outcome.job.executed.exists():  # a process that was killed may not have begun it
+                    link_pictures(outcome.job.executed, outcome.job.notebook, output)
                 talk.ends(outcomes[name])
     finally:
         for job in todo:

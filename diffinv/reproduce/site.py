@@ -13,6 +13,7 @@ from diffinv.artefacts.writing import write_atomically
 from diffinv.reproduce.manifest import beside
 
 PAGE = "index.html"
+_PICTURE = re.compile(r"(!\[[^\]]*\]\()(?![a-z]+:)([^)\s]+)\)")  # in Markdown, with a relative link
 
 
 def write_gallery(records: dict[str, Any], output: Path, notebooks: Path) -> Path:
@@ -32,6 +33,26 @@ def write_gallery(records: dict[str, Any], output: Path, notebooks: Path) -> Pat
     with write_atomically(page, "w") as file:
         file.write(text)
     return page
+
+
+def link_pictures(executed: Path, notebook: Path, output: Path) -> None:
+    """Let the texts of an executed copy show the figures in `output`, where its run has just drawn them.
+
+    A notebook's links lead from its own folder, which the copy does not lie in. A picture that `output` lacks
+    is shown from where the notebook has it.
+    """
+
+    def from_here(link: re.Match[str]) -> str:
+        drawn = output / Path(link[2]).name
+        picture = drawn if drawn.exists() else notebook.parent / link[2]
+        return link[1] + Path(relpath(picture.resolve(), executed.parent.resolve())).as_posix() + ")"
+
+    content = json.loads(executed.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = _PICTURE.sub(from_here, "".join(cell["source"]))
+    with write_atomically(executed, "w") as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _heading(notebook: Path) -> str:

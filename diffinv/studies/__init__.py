@@ -9,7 +9,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "grid": ["Condition", "run_study"],
         "statistics": ["paired_difference", "summarise", "worth_in_real_images"],
-        "claims": ["beside_paper", "findings", "in_words", "judge", "paper_reported", "verdict"],
+        "claims": [
+            "beside_paper",
+            "compare",
+            "findings",
+            "in_words",
+            "judge",
+            "paper_reported",
+            "verdict",
+            "when_it_pays",
+        ],
         "cost": ["compute_table"],
     },
 )

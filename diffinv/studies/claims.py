@@ -7,7 +7,7 @@ import pandas as pd
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.foundation import ASSETS
-from diffinv.studies.statistics import paired_difference, seeds_needed
+from diffinv.studies.statistics import describe_gain, paired_difference, seeds_needed
 
 REPORTED = ASSETS / "paper_reported.csv"
 CLAIMS = ("classifier_claims", "lecf_claims", "knn_claims", "generator_claims")
@@ -45,6 +45,38 @@ def in_words(effects: pd.DataFrame) -> str:
         counts = [f"{word} on {n} of {len(verdicts)} datasets" for word, n in verdicts.value_counts().items()]
         lines.append(f"{claim}: {', '.join(counts)}")
     return "\n".join(lines)
+
+
+def compare(
+    rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], notes: Mapping[str, str] | None = None
+) -> str:
+    """A line for each dataset, and under it one for each pair (a, b): a minus b, and which teaches more.
+
+    The effects are paired by seed, and their 95 % intervals decide. `notes[dataset]` stands beside its name.
+    """
+    found = {f"{a} against {b}": paired_difference(rows, a, b, by=["dataset"]) for a, b in pairs}
+    lines = []
+    for dataset in rows["dataset"].unique():
+        note = (notes or {}).get(dataset)
+        lines.append(f"{dataset}, {note}:" if note else f"{dataset}:")
+        for pair, effects in found.items():
+            lines.append(f"    {pair}: {describe_gain(effects[effects['dataset'] == dataset])}")
+    return "\n".join(lines)
+
+
+def when_it_pays(effects: pd.DataFrame, *, supported: str, contradicted: str) -> str:
+    """Judged rows of one claim in sentences, one for each verdict that occurs.
+
+    A sentence holds `{}` where the names of its datasets go.
+    """
+    sentences = {
+        "supported": supported,
+        "contradicted": contradicted,
+        "undecided": "These seeds cannot tell on {}.",
+    }
+    datasets = {word: effects.loc[effects["verdict"] == word, "dataset"] for word in sentences}
+    said = (sentences[word].format(", ".join(names)) for word, names in datasets.items() if len(names))
+    return "\n".join(said)
 
 
 def findings(folder: str | Path = "figures") -> str:

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--samples", type=int, help="samples that a trained stage sees in all")
     parser.add_argument("--note", default="", help="what the card should say beyond its logs")
-    parser.add_argument("--batch-size", type=int, help="samples an update; fewer mean more updates an hour")
+    parser.add_argument("--batch-size", type=int, help="samples per update; fewer mean more updates per hour")
     parser.add_argument(
         "--decay-share", type=float, help="last share of the samples, in which the rate falls to 0"
     )

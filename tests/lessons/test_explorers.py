@@ -58,6 +58,13 @@ def test_a_watched_explorer_is_an_interactive_widget(monkeypatch):
     assert explorer.kwargs == {"scale": 5}
 
 
+def test_a_long_name_of_a_control_is_shown_whole(monkeypatch):
+    monkeypatch.setattr(widgets, "headless", lambda: False)
+    explorer = explore(values, **controls())
+    named = [control for control in explorer.children if hasattr(control, "description")]
+    assert len(named) == 11 and all(control.style.description_width == "initial" for control in named)
+
+
 def test_a_control_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no argument 'scael' to control: choose from scale"):
         explore(lambda scale: scale, scael=(1, 9))

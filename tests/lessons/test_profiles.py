@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffinv.datasets import CATALOGUE, dataset_card
-from diffinv.lessons.profiles import PROFILES, Profile, load_profile, prompt_for
+from diffinv.lessons.profiles import PROFILES, Profile, load_profile, prompt_for, with_article
 from diffinv.models.memory import MemorySettings, Workload
 from diffinv.studies.claims import paper_reported, verdict
 from diffinv.synthesizers.upstream.settings import UPSTREAM
@@ -190,6 +190,15 @@ def test_a_prompt_names_the_class():
     assert "7" in prompt_for("mnist5k", "7")
     assert prompt_for("some/folder", "cat") == "a cat"
     assert prompt_for("eurosat", "river") == "a centered satellite photo of river"
+
+
+def test_a_prompt_is_shown_with_the_article_that_a_reader_expects():
+    shown = {
+        "a umbrella icon": "an umbrella icon",
+        "a outline mic icon on teal": "an outline mic icon on teal",
+    }
+    shown |= {"a hourglass": "an hourglass", "a user icon": "a user icon", "idea of a cat": "idea of a cat"}
+    assert {prompt: with_article(prompt) for prompt in shown} == shown
 
 
 def test_reported_numbers_keep_their_marks():

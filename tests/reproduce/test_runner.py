@@ -145,6 +145,28 @@ def test_the_gallery_shows_what_a_figure_says_of_itself(tmp_path):
     assert "from the cache" not in page
 
 
+def test_the_pictures_in_an_executed_copy_are_those_of_its_run(tmp_path):
+    folder, output = tmp_path / "notebooks", tmp_path / "elsewhere" / "out"
+    notebook = write_notebook(folder, "00_look", "name = text = 'drawn'", DRAW)
+    content = nbformat.read(notebook, as_version=4)
+    web = "![badge](https://example.org/a.svg)"
+    content.cells[0].source = f"{web} ![Own](../figures/drawn.png) ![Kept](../figures/kept.png)"
+    nbformat.write(content, notebook)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "kept.png").touch()
+    reproduce("smoke", output=output, notebooks=folder)
+    copy = output / "executed" / "00_look.ipynb"
+    executed = nbformat.read(copy, as_version=4)
+    nbformat.validate(executed)
+    said, own, kept = re.fullmatch(
+        r"(.*) !\[Own\]\((.*)\) !\[Kept\]\((.*)\)", executed.cells[0].source
+    ).groups()
+    assert said == web
+    assert (copy.parent / own).resolve() == output / "drawn.png"
+    assert (copy.parent / kept).resolve() == tmp_path / "figures" / "kept.png"
+    assert "../figures/drawn.png" in notebook.read_text(), "the notebook itself is left alone"
+
+
 def test_a_second_run_does_only_what_has_changed(place, first):
     write_notebook(place / "notebooks", "01_fail", "name = text = '01_mended'", DRAW)
     write_notebook(place / "notebooks", "02_draw", "name, text = '02_new', 'new'", DRAW)

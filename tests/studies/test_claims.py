@@ -7,7 +7,15 @@ import pytest
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.commands.main import main
-from diffinv.studies.claims import JUDGED, beside_paper, findings, in_words, judge
+from diffinv.studies.claims import (
+    JUDGED,
+    beside_paper,
+    compare,
+    findings,
+    in_words,
+    judge,
+    when_it_pays,
+)
 from diffinv.studies.statistics import seeds_needed, worth_in_real_images
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +63,24 @@ def test_claims_are_judged_by_their_intervals_and_say_how_many_seeds_would_decid
     assert in_words(effects).splitlines()[0] == "(a) ahead: supported on 1 of 1 datasets"
     table = beside_paper(effects, {"(a)": "rises"})
     assert table.loc[0, "paper"] == "rises" and table.loc[0, "effect (points)"] == "+12.7"
+
+
+def test_a_comparison_is_decided_by_its_interval_dataset_by_dataset(results):
+    turned = {"real": "DI", "DI": "real"}
+    both = pd.concat(
+        [results, results.assign(dataset="cars", condition=results["condition"].replace(turned))]
+    )
+    said = compare(both, [("DI", "real"), ("DI", "LECF")], {"cars": "seen from afar"}).splitlines()
+    assert [said[0], said[3]] == ["pets:", "cars, seen from afar:"] and len(said) == 6
+    better, open_one, worse = (said[line].strip() for line in (1, 2, 4))
+    assert better.startswith("DI against real: +12.7 points (+") and better.endswith("), better")
+    assert open_one.endswith("not told apart") and worse.endswith("), worse")
+
+
+def test_each_verdict_that_occurs_has_its_sentence_with_its_datasets():
+    effects = pd.DataFrame({"dataset": ["a", "b", "c"], "verdict": ["supported", "undecided", "supported"]})
+    words = {"supported": "It paid on {}.", "contradicted": "It did not pay on {}."}
+    assert when_it_pays(effects, **words) == "It paid on a, c.\nThese seeds cannot tell on b."
 
 
 def test_more_seeds_decide_a_smaller_effect():

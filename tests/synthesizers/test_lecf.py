@@ -188,7 +188,7 @@ def test_an_interrupted_run_continues(synthesizer, icons, monkeypatch, tmp_path)
             synthesizer(icons, images_per_real=4, seed=0)
     drawn = count_draws(monkeypatch)
     resumed = synthesizer(icons, images_per_real=4, seed=0)
-    assert sum(drawn) == 2 * lecf.BLOCK_SIZE  # of 24 a class, in two blocks each
+    assert sum(drawn) == 2 * lecf.BLOCK_SIZE  # of 24 per class, in two blocks each
     assert np.array_equal(resumed.images, whole.images)
 
 

@@ -301,7 +301,7 @@ def test_an_image_can_be_its_own_partner_as_often_as_any_other():
 def test_partners_come_from_the_group_and_from_other_classes_when_the_class_is_short(
     tiny_diffusion, toy_images, sampled
 ):
-    """Two of each class a group, and three samples an image: one classmate, then two strangers."""
+    """Two of each class per group, and three samples per image: one classmate, then two strangers."""
     real = toy_images.subset([0, 6, 12, 1, 7, 13, 2, 8, 14, 3, 9, 15])
     settings = replace(FAST, perturbation=Perturbation(noise_std=0, interpolation_weight=0.5))
     settings = flip(settings, partners="group", group_size=6)

@@ -148,8 +148,8 @@ _DIFFERENCES = (
     ),
     Difference(
         "partner",
-        "another one for each sample of an image, from its group: perhaps the image itself, and of other "
-        "classes where its class has fewer others than samples are drawn",
+        "a new one for each sample of an image, from its group: perhaps the image itself, and images of "
+        "another class where its own class does not have enough",
         "of the same class among all images, never itself",
         {"switches": {"partners": "group"}},
     ),

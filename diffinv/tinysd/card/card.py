@@ -216,7 +216,7 @@ def _sample_figures(
 
 
 def speed(diffusion: FrozenDiffusion, *, count: int = 128, repeats: int = 3) -> dict[str, float]:
-    """Median time of an inversion update and of a guided sample, in ms an image, on this machine."""
+    """Median time of an inversion update and of a guided sample, in ms per image, on this machine."""
     real = load_dataset("icons10", split="test").subset(range(count))
     settings = Inversion(steps_per_image=5 * repeats + 1, batch_size=count)
     together = replace(SAMPLING, batch_size=count)
@@ -233,7 +233,7 @@ def speed(diffusion: FrozenDiffusion, *, count: int = 128, repeats: int = 3) -> 
         sample(diffusion, prompts, prompts[:1], together, [stream(0, index) for index in range(count)])
         samples.append((time.perf_counter() - started) / count)
     return {
-        "one inversion update (ms an image)": 1000 * float(np.median(updates)),
+        "one inversion update (ms per image)": 1000 * float(np.median(updates)),
         "one 20-step guided sample (ms)": 1000 * float(np.median(samples)),
     }
 

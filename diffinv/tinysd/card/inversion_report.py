@@ -141,7 +141,7 @@ def section(
 TinySD was trained on, was inverted with learning rate {learning_rate:g}; losses are on noise and timesteps
 that no inversion saw. A sample is drawn from noise of its own, without perturbation, guided away from the
 dataset's mean vector; cosines are between CLIP features, and no sample can be more like its original than
-the autoencoder's reconstruction is. With {num_tokens} vectors an image:
+the autoencoder's reconstruction is. With {num_tokens} vectors per image:
 
 {markdown_table(columns, per_dataset)}
 
@@ -152,7 +152,7 @@ original nearest to a sample (CLIP, after {last} updates) is its own:
 
 ![loss and resemblance against updates](inversion.png)
 
-Samples beside their originals, {num_tokens} vectors an image; nobody picked the images:
+Samples beside their originals, {num_tokens} vectors per image; nobody picked the images:
 
 ![samples after more and more updates](inversion_samples.png)
 """

