@@ -1,6 +1,6 @@
-"""Augmentations beside samples (Table 4): the same classifier on real images and on both, under each policy."""
+"""Augmentations beside samples (Table 4): classifiers on real images and on both, under each policy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -9,12 +9,13 @@ import pandas as pd
 from diffinv.classifiers.policies import Policy
 from diffinv.classifiers.training import Training
 from diffinv.studies.grid import Condition
+from diffinv.studies.statistics import holm, paired_difference
 from diffinv.synthesizers.base import Synthesizer
 from diffinv.synthesizers.real import Real
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 NAMES: dict[Policy, str] = {
-    "none": "crops alone",
+    "none": "crop (and flip)",
     "cutout": "Cutout",
     "autoaugment": "AutoAugment",
     "randaugment": "RandAugment",
@@ -51,3 +52,28 @@ def best_policy(validation: pd.DataFrame) -> Policy:
     """The policy, crops alone apart, whose classifiers on real images have the highest mean accuracy."""
     rows = validation[(validation["condition"] == "real") & (validation["policy"] != "none")]
     return rows.groupby("policy", sort=False)["accuracy"].mean().idxmax()
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """What samples are worth against each augmentation and on top of it, for each dataset, in `difference`.
+
+    `question` is "beats it" (real + DI with crops alone, minus real under the policy) or "adds to it" (real +
+    DI minus real, both under the policy); for crops alone the two are one. Intervals are paired by seed;
+    `p_holm` is corrected for all these comparisons together (`statistics.holm`).
+    """
+    named = rows.assign(condition=rows["condition"] + " under " + rows["policy"])
+    found = []
+    for policy in rows["policy"].unique():
+        questions = {"adds to it": policy} if policy == "none" else {"beats it": "none", "adds to it": policy}
+        for question, own in questions.items():
+            sides = f"real + DI under {own}", f"real under {policy}"
+            gain = paired_difference(named, *sides, by=["dataset"])
+            found.append(gain.assign(policy=policy, question=question))
+    return holm(pd.concat(found, ignore_index=True))
+
+
+def beside_best(rows: pd.DataFrame, best: Mapping[str, Policy]) -> pd.DataFrame:
+    """The rows of crops alone and of each dataset's best policy, whose conditions say "+ augmentation"."""
+    chosen = rows["dataset"].map(best) == rows["policy"]
+    named = rows["condition"].where(~chosen, rows["condition"] + " + augmentation")
+    return rows.assign(condition=named)[chosen | (rows["policy"] == "none")]
