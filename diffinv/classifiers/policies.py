@@ -51,6 +51,8 @@ def distort(
         if policy in ("mixup", "cutmix"):
             pixels, pairs = _kornia(policy)(pixels, labels)
             first, second, share = pairs.reshape(-1, 3).unbind(1)
+            if policy == "cutmix":
+                share = 1 - share  # kornia names what CutMix keeps, and what MixUp takes
             known, other = (F.one_hot(each.long(), num_classes).float() for each in (first, second))
             labels = torch.lerp(known, other, share[:, None])
         elif policy == "cutout":
