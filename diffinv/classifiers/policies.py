@@ -72,7 +72,7 @@ def _kornia(name: str) -> Callable[..., Any]:
     from kornia.augmentation.auto.rand_augment.rand_augment import default_policy as rand_policy
     from kornia.augmentation.auto.trivial_augment.trivial_augment import default_policy as trivial_policy
 
-    keys = ["input", "class"]
+    keys: Any = ["input", "class"]
     made: dict[str, Callable[[], Callable[..., Any]]] = {
         # DeVries and Taylor 2017: half a side, half of the time; black, as what a crop leaves is.
         "cutout": lambda: single.RandomErasing(p=0.5, scale=(0.25, 0.25), ratio=(1, 1), value=0),
@@ -109,7 +109,8 @@ def _augmix(images: Pixels) -> Pixels:
     weights = torch.distributions.Dirichlet(torch.ones(3)).sample((count,)).to(images.device)
     kept = torch.distributions.Beta(1.0, 1.0).sample((count, 1, 1, 1)).to(images.device)
     chains = [_chain(int(depth))(images) for depth in torch.randint(1, 4, (3,))]
-    mixed = sum(w[:, None, None, None] * chain for w, chain in zip(weights.unbind(1), chains, strict=True))
+    parts = (w[:, None, None, None] * chain for w, chain in zip(weights.unbind(1), chains, strict=True))
+    mixed = sum(parts, torch.zeros_like(images))
     return torch.lerp(mixed, images, kept)
 
 

@@ -93,7 +93,8 @@ def lecf_for(
 
     `smallest` has the real images of each seed.
     """
-    recipe, said = lecf(settings, dataset, diffusion, clip), ()
+    recipe = lecf(settings, dataset, diffusion, clip)
+    said: tuple[str, ...] = ()
     for seed, real in smallest.items():
         recipe, more = lowered(recipe, real, images_per_real=images_per_real, seeds=[seed])
         said += more

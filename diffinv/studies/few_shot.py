@@ -82,12 +82,13 @@ def describe_crossing(crossing: dict[str, float], shots: Sequence[int], a: str, 
             return f"below {fewest}"
         return f"above {most}" if value == math.inf else f"{value:.1f}"
 
-    interval = f"{place(crossing['low'])} to {place(crossing['high'])}"
+    low, high = place(crossing["low"]), place(crossing["high"])
+    interval = low if low == high else f"{low} to {high}"
     ends = f"{crossing['coverage']:.0%} interval of the median over the seeds: {interval}"
     if crossing["shots"] == 0:
         said = f"{a} is ahead of {b} from {fewest} shot on"
     elif crossing["shots"] == math.inf:
-        said = f"no crossing in {fewest}-{most}: {b} stays ahead of {a}"
+        said = f"no crossing in {fewest}-{most}: {a} is not ahead of {b} at {most}"
     else:
         said = f"{a} is ahead of {b} from {place(crossing['shots'])} shots on"
     return f"{said} ({ends})"

@@ -67,8 +67,11 @@ def test_seeds_without_a_crossing_lie_outside_and_the_median_stands():
     ("differences", "words"),
     [
         ((0.1,) * 5, "DI is ahead of LECF from 1 shot on"),
-        ((-0.1,) * 5, "no crossing in 1-16: LECF stays ahead of DI"),
-        ((0.0,) * 5, "no crossing in 1-16"),
+        (
+            (-0.1,) * 5,
+            "no crossing in 1-16: DI is not ahead of LECF at 16 (75% interval of the median",
+        ),
+        ((0.0,) * 5, "no crossing in 1-16: "),
     ],
 )
 def test_no_crossing_is_an_answer(differences, words):
