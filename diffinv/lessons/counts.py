@@ -141,6 +141,7 @@ class AugmentationLesson:
     real_per_class: int = 8
     images_per_real: int = 4
     policies: tuple[Policy, ...] = POLICIES
+    with_samples: tuple[Policy, ...] = POLICIES  # and the best, whichever it is
     validation_seeds: int = 2  # of the profile's, that choose the best policy, as in the search for settings
     left_out: tuple[str, ...] = ()  # datasets of the profile for which there is no time
     gallery_columns: int = 12

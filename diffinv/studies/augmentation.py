@@ -33,16 +33,17 @@ def augmentation_conditions(
     images_per_real: int,
     real_per_class: int,
     policies: Sequence[Policy] = POLICIES,
+    with_samples: Sequence[Policy] = POLICIES,
 ) -> list[Condition]:
-    """Real images under each policy, and with samples where there is a synthesizer; the axis is `policy`.
+    """Real images under each policy, and with samples under some, where there is a synthesizer.
 
-    Crops, and flips where `training` has them, come before every policy.
+    The axis is `policy`. Crops, and flips where `training` has them, come before every policy.
     """
     conditions = []
     for policy in policies:
         own, axes = replace(training, policy=policy), {"policy": policy}
         conditions.append(Condition("real", Real(), own, 1, real_per_class, axes=axes))
-        if synthesizer is not None:
+        if synthesizer is not None and policy in with_samples:
             shared = (synthesizer, own, images_per_real, real_per_class)
             conditions.append(Condition("real + DI", *shared, with_real=True, axes=axes))
     return conditions
@@ -58,8 +59,8 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """What samples are worth against each augmentation and on top of it, for each dataset, in `difference`.
 
     `question` is "beats it" (real + DI with crops alone, minus real under the policy) or "adds to it" (real +
-    DI minus real, both under the policy); for crops alone the two are one. Intervals are paired by seed;
-    `p_holm` is corrected for all these comparisons together (`statistics.holm`).
+    DI minus real, both under the policy, where there are such rows); for crops alone the two are one.
+    Intervals are paired by seed; `p_holm` is corrected for all these comparisons together (`statistics.holm`).
     """
     named = rows.assign(condition=rows["condition"] + " under " + rows["policy"])
     found = []
@@ -67,6 +68,8 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
         questions = {"adds to it": policy} if policy == "none" else {"beats it": "none", "adds to it": policy}
         for question, own in questions.items():
             sides = f"real + DI under {own}", f"real under {policy}"
+            if not named["condition"].eq(sides[0]).any():
+                continue
             gain = paired_difference(named, *sides, by=["dataset"])
             found.append(gain.assign(policy=policy, question=question))
     return holm(pd.concat(found, ignore_index=True))
