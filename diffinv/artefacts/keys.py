@@ -4,11 +4,16 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from platformdirs import user_cache_path
+
+# Metadata of a dataclass field that was added later: at its default it is no part of a key, so that what was
+# cached before it existed is found. Not for a default whose meaning changes.
+ABSENT_AT_DEFAULT: Mapping[str, bool] = {"diffinv.absent_at_default": True}
 
 
 def default_cache_dir() -> Path:
@@ -23,7 +28,7 @@ def content_key(*parts: Any) -> str:
 
     Takes str, int, float, bool, None, Path, numpy arrays and scalars, and dataclasses, lists, tuples and
     mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys does not
-    count. TypeError otherwise.
+    count, nor does a field of `ABSENT_AT_DEFAULT` that has its default. TypeError otherwise.
     """
     canonical = json.dumps(_canonical(parts), separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
@@ -42,7 +47,8 @@ def _canonical(part: Any) -> Any:
         digest = hashlib.sha256(little_endian.reshape(-1).view(np.uint8).data).hexdigest()
         return ["array", little_endian.dtype.str, list(part.shape), digest]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = [[field.name, _canonical(getattr(part, field.name))] for field in dataclasses.fields(part)]
+        counting = [field for field in dataclasses.fields(part) if not _absent(part, field)]
+        fields = [[field.name, _canonical(getattr(part, field.name))] for field in counting]
         return ["dataclass", type(part).__qualname__, fields]
     if isinstance(part, dict) and all(isinstance(name, str) for name in part):
         return ["dict", [[name, _canonical(part[name])] for name in sorted(part)]]
@@ -50,3 +56,8 @@ def _canonical(part: Any) -> Any:
         return ["list", [_canonical(item) for item in part]]
     kind = type(part).__name__
     raise TypeError(f"a {kind} has no content key: pass plain values, arrays or dataclasses instead.")
+
+
+def _absent(part: Any, field: dataclasses.Field[Any]) -> bool:
+    late = field.metadata.keys() >= ABSENT_AT_DEFAULT.keys()
+    return late and getattr(part, field.name) == field.default

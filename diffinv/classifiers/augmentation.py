@@ -1,7 +1,7 @@
 """Random crops and flips of a whole batch at once, from the run's own random stream.
 
-Not kornia.augmentation: it draws from torch's global generator and takes no other, so that a run would
-depend on what else had been drawn; and these thirty lines spare a dependency.
+Not kornia's, which need a generator forked for every batch (`policies`): these draw the same on every device,
+and every classifier of every cache was trained with them.
 """
 
 from typing import Literal

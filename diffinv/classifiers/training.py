@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,8 +10,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffinv.artefacts.keys import ABSENT_AT_DEFAULT
 from diffinv.classifiers.architectures import build_classifier, check_architecture
 from diffinv.classifiers.augmentation import Augmentation, augment
+from diffinv.classifiers.policies import Policy, distort
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device
@@ -40,6 +42,7 @@ class Training:
     label_smoothing: float = 0.0
     # Of each batch, where real images and samples are there; None = as many as there are, all equally often.
     synthetic_share: float | None = 0.5
+    policy: Policy = field(default="none", metadata=ABSENT_AT_DEFAULT)  # after the crops and flips
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
@@ -79,7 +82,9 @@ class Classifier:
         # A channel that never varies says nothing; dividing by its deviation would say infinity.
         self.std = torch.tensor(np.maximum(std, 1.0), dtype=torch.float32, device=self.device)
 
-    def normalise(self, images: UInt8[Tensor, "image side side 3"]) -> Float[Tensor, "image 3 side side"]:
+    def normalise(
+        self, images: UInt8[Tensor, "image side side 3"] | Float[Tensor, "image side side 3"]
+    ) -> Float[Tensor, "image 3 side side"]:
         """Pixels with mean 0 and deviation 1 over the training set, in torch's order of axes."""
         return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
 
@@ -155,13 +160,18 @@ def training_steps(
     )
     batches = _batches(train, settings, seed)
     crops = stream(seed, "classifier", "augmentation")
+    changes = stream(seed, "classifier", "policy")
     for step in range(settings.optimiser_steps):
         indices = next(batches).to(classifier.device)
-        pixels = classifier.normalise(augment(images[indices], settings.augmentation, crops))
+        cropped = augment(images[indices], settings.augmentation, crops)
+        distorted, targets = distort(
+            cropped, labels[indices], settings.policy, changes, num_classes=train.num_classes
+        )
+        pixels = classifier.normalise(distorted)
         optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             logits = classifier.model(pixels)
-            objective = F.cross_entropy(logits, labels[indices], label_smoothing=settings.label_smoothing)
+            objective = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
             optimiser.zero_grad()
             objective.backward()
             optimiser.step()

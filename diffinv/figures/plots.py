@@ -151,6 +151,36 @@ def claims_forest(effects: pd.DataFrame) -> Figure:
     return fig
 
 
+def heat_map(
+    ax: Axes, table: pd.DataFrame, said: pd.DataFrame, *, colours: str, limits: tuple[float, float]
+) -> Axes:
+    """A table of numbers as colours, with what `said` has written in each cell; NaN stays white.
+
+    The columns have two levels: groups, which are set apart and named above, and the columns in each.
+    """
+    values = table.to_numpy(float)
+    palette = plt.get_cmap(colours)
+    ax.imshow(values, cmap=palette, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
+        red, green, blue, _ = palette((value - limits[0]) / (limits[1] - limits[0]))
+        ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+        ax.text(column, row, said.iat[row, column], ha="center", va="center", color=ink, fontsize=8)
+    groups = table.columns.get_level_values(0)
+    for group in groups.unique():
+        places = np.flatnonzero(groups == group)
+        ax.text(places.mean(), -0.65, str(group), ha="center", va="bottom", fontweight="bold", fontsize=9)
+        if places[0]:
+            ax.axvline(places[0] - 0.5, color="white", linewidth=5)
+    ax.set_xticks(range(len(groups)), [str(name) for name in table.columns.get_level_values(1)])
+    ax.set_yticks(range(len(table)), [str(name) for name in table.index])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
 def _name_rows(ax: Axes, names: Iterable[object], xlabel: str) -> Axes:
     """One named row for each, the first on top."""
     rows = [str(name) for name in names]

@@ -31,6 +31,7 @@ COLOURS = {
     "DI": OKABE_ITO["vermillion"],
     "real + DI": OKABE_ITO["blue"],
     "prompts": OKABE_ITO["green"],
+    "real + augmentation": OKABE_ITO["orange"],
     "GAN": OKABE_ITO["sky"],
     "GAN inversion": OKABE_ITO["purple"],
     "label kept": OKABE_ITO["green"],

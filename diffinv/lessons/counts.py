@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from diffinv.classifiers.policies import Policy
+from diffinv.studies.augmentation import POLICIES
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion
 from diffinv.synthesizers.gan.training import GANTraining
 
@@ -121,6 +123,28 @@ class RetrievalLesson:
     gallery_rows: int = 4
     gallery_neighbours: int = 5
     gallery_copies: int = 3
+
+
+@dataclass(frozen=True)
+class FewShotLesson:
+    """Counts of 07_few_shot."""
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # real images per class
+    images_per_real: int = 4
+    left_out: tuple[str, ...] = ()  # datasets of the profile for which there is no time
+
+
+@dataclass(frozen=True)
+class AugmentationLesson:
+    """Counts of 09_augmentation."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    policies: tuple[Policy, ...] = POLICIES
+    with_samples: tuple[Policy, ...] = POLICIES  # and the best, whichever it is
+    validation_seeds: int = 2  # of the profile's, that choose the best policy, as in the search for settings
+    left_out: tuple[str, ...] = ()  # datasets of the profile for which there is no time
+    gallery_columns: int = 12
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ from typing import Any
 
 import pandas as pd
 
+from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.foundation import ASSETS
 from diffinv.lessons.profiles import Profile, prompt_for
 from diffinv.models.clip import FrozenClip
 from diffinv.models.diffusion import FrozenDiffusion
+from diffinv.studies.augmentation import augmentation_conditions
+from diffinv.studies.grid import run_study
 from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 from diffinv.synthesizers.gan.gan import GAN
 from diffinv.synthesizers.gan.gan_inversion import GANInversion
-from diffinv.synthesizers.lecf.lecf import LECF
+from diffinv.synthesizers.lecf.lecf import LECF, lowered
 from diffinv.synthesizers.lecf.sentences import AttributeGrammar, WordToSentence
 from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
 
@@ -75,6 +78,47 @@ def lecf(settings: Profile, dataset: str, diffusion: FrozenDiffusion, clip: Froz
         class_prompt=prompt_for(dataset, "{}"),
         max_draws_factor=counts.max_draws_factor,
     )
+
+
+def lecf_for(
+    settings: Profile,
+    dataset: str,
+    diffusion: FrozenDiffusion,
+    clip: FrozenClip,
+    smallest: Mapping[int, LabelledImages],
+    *,
+    images_per_real: int,
+) -> tuple[LECF, tuple[str, ...]]:
+    """LECF with a threshold at which each seed's smallest set has a sample of every class; and what was said.
+
+    `smallest` has the real images of each seed.
+    """
+    recipe = lecf(settings, dataset, diffusion, clip)
+    said: tuple[str, ...] = ()
+    for seed, real in smallest.items():
+        recipe, more = lowered(recipe, real, images_per_real=images_per_real, seeds=[seed])
+        said += more
+    return recipe, said
+
+
+def policies_on_validation(settings: Profile, dataset: str, pool: LabelledImages) -> pd.DataFrame:
+    """Accuracies on validation images of classifiers on real images alone, under each policy."""
+    counts = settings.augmentation_lesson
+    conditions = augmentation_conditions(
+        None,
+        settings.training_for(dataset),
+        images_per_real=1,
+        real_per_class=few_of(pool, counts.real_per_class),
+        policies=counts.policies,
+    )
+    validation = load_dataset(dataset, split="validation")
+    seeds = settings.seeds[: counts.validation_seeds]
+    return run_study(conditions, train=pool, test=validation, seeds=seeds, dataset=dataset)
+
+
+def few_of(pool: LabelledImages, wanted: int) -> int:
+    """So many real images per class, or as many as the smallest class has."""
+    return min(wanted, *pool.class_counts().values())
 
 
 def gan(settings: Profile) -> GAN:

@@ -1,7 +1,7 @@
 """What every lesson begins and ends with: settings, model and data in one call, and what the lesson spent."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,10 @@ class Lesson:
     @property
     def datasets(self) -> tuple[str, ...]:
         return self.settings.datasets
+
+    def datasets_but(self, left_out: Sequence[str]) -> list[str]:
+        """The datasets without those that a lesson leaves out, unless one of these alone was asked for."""
+        return [name for name in self.datasets if name not in left_out] or list(self.datasets)
 
     @cached_property
     def own(self) -> Mapping[str, Profile]:

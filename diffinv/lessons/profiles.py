@@ -13,7 +13,9 @@ import torch
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
 from diffinv.lessons.counts import (
+    AugmentationLesson,
     ClassifierLesson,
+    FewShotLesson,
     GeneratorLesson,
     InversionLesson,
     LECFLesson,
@@ -55,6 +57,8 @@ class Profile:
     generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
+    few_shot_lesson: FewShotLesson = field(default_factory=FewShotLesson)
+    augmentation_lesson: AugmentationLesson = field(default_factory=AugmentationLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -128,6 +132,8 @@ TINY = Profile(
     ),
     # The paper's smallest k, 10, has no 16 neighbours.
     retrieval_lesson=RetrievalLesson(images_per_real=16, neighbours_grid=(16, 25, 50)),
+    few_shot_lesson=FewShotLesson(images_per_real=16, left_out=("mnist5k",)),
+    augmentation_lesson=AugmentationLesson(images_per_real=16, left_out=("mnist5k",)),
 )
 
 SMOKE = replace(
@@ -184,6 +190,13 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
+    few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
+    augmentation_lesson=AugmentationLesson(
+        real_per_class=2,
+        images_per_real=2,
+        policies=("none", "randaugment", "augmix", "cutmix"),
+        gallery_columns=4,
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -234,6 +247,10 @@ COLAB = replace(
         sentence_model="mrm8488/t5-base-finetuned-common_gen",
     ),
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
+    few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
+    augmentation_lesson=AugmentationLesson(
+        real_per_class=4, images_per_real=2, policies=("none", "cutout", "trivialaugment", "mixup", "cutmix")
+    ),
     time_limit_seconds=3600,
 )
 
@@ -270,6 +287,8 @@ PAPER = replace(
     ),
     lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5)),
     retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
+    few_shot_lesson=FewShotLesson(images_per_real=5),
+    augmentation_lesson=AugmentationLesson(real_per_class=60, images_per_real=5),
     time_limit_seconds=21 * 24 * 3600,
 )
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.keys import ABSENT_AT_DEFAULT, content_key, default_cache_dir
 from diffinv.artefacts.writing import (
     ArtefactError,
     claimed,
@@ -431,3 +431,20 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("DIFFINV_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_dir().name in ("diffinv", "Cache")
+
+
+def test_a_field_added_later_leaves_the_keys_of_its_default_alone():
+    @dataclass(frozen=True)
+    class Paint:
+        colour: str = "red"
+
+    before = content_key(Paint())
+
+    @dataclass(frozen=True)
+    class Later:
+        colour: str = "red"
+        coats: int = field(default=1, metadata=ABSENT_AT_DEFAULT)
+
+    Later.__qualname__ = Paint.__qualname__
+    assert content_key(Later()) == before == content_key(Later(coats=1))
+    assert len({before, content_key(Later(coats=2)), content_key(Later("blue", 2))}) == 3

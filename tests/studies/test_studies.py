@@ -18,7 +18,7 @@ from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
 from diffinv.studies import grid as studies
 from diffinv.studies.grid import Condition
-from diffinv.studies.statistics import paired_difference, summarise
+from diffinv.studies.statistics import holm, paired_difference, summarise
 from diffinv.synthesizers.real import Real
 
 QUICK = Training(
@@ -304,3 +304,25 @@ def test_unfair_studies_are_refused_in_one_sentence(toy_images):
             run(conditions, toy_images, seeds=seeds)
     with pytest.raises(ValueError, match='axis "seed"'):
         replace(few[0], axes={"seed": 1})
+
+
+def test_holms_correction_steps_down_and_leaves_a_single_comparison_alone():
+    # Holm 1979: the p-values 0.01, 0.02, 0.03 of three tests become 0.03, 0.04, 0.04.
+    wanted = np.array([0.03, 0.01, 0.02])
+    difference = stats.t.isf(wanted / 2, 4) / np.sqrt(5)  # with a deviation of 1 and five seeds
+    effects = pd.DataFrame({"difference": difference * [1, -1, 1], "std": 1.0, "n": 5})
+    found = holm(effects)
+    np.testing.assert_allclose(found["p"], wanted)
+    np.testing.assert_allclose(found["p_holm"], [0.04, 0.03, 0.04])
+    np.testing.assert_allclose(holm(effects[:1])["p_holm"], wanted[:1])
+
+
+def test_holms_p_values_are_those_of_scipy_and_a_certain_difference_is_certain():
+    pairs = np.random.default_rng(0).normal(0.3, 1, (6, 2, 5))
+    gaps = pairs[:, 0] - pairs[:, 1]
+    spread = gaps.std(axis=1, ddof=1)
+    found = holm(pd.DataFrame({"difference": gaps.mean(axis=1), "std": spread, "n": 5}))
+    np.testing.assert_allclose(found["p"], [stats.ttest_rel(*pair).pvalue for pair in pairs])
+    assert (found["p_holm"] <= 1).all()
+    certain = holm(pd.DataFrame({"difference": [0.1, 0.0], "std": 0.0, "n": 5}))
+    assert certain["p"].tolist() == [0, 1]
