@@ -124,6 +124,23 @@ class RetrievalLesson:
 
 
 @dataclass(frozen=True)
+class ArchitectureLesson:
+    """Counts of 08_architectures; the real images are those of lesson 03."""
+
+    architectures: tuple[str, ...] = (
+        "resnet10_narrow",
+        "vgg_narrow",
+        "mobilenetv2_narrow",
+        "shufflenetv2_narrow",
+        "efficientnet_narrow",
+        "vit_narrow",
+    )
+    pretrained: str = "frozen hf:tinysd"  # the embedded CLIP's image half; its head alone learns
+    datasets: tuple[str, ...] = ("icons10", "novel10")
+    images_per_real: int = 16
+
+
+@dataclass(frozen=True)
 class PretrainingLesson:
     """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""
 

@@ -12,6 +12,7 @@ import torch
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
 from diffinv.lessons.counts import (
+    ArchitectureLesson,
     ClassifierLesson,
     GeneratorLesson,
     InversionLesson,
@@ -54,6 +55,7 @@ class Profile:
     generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
+    architecture_lesson: ArchitectureLesson = field(default_factory=ArchitectureLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -183,6 +185,7 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
+    architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -233,6 +236,9 @@ COLAB = replace(
         sentence_model="mrm8488/t5-base-finetuned-common_gen",
     ),
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
+    architecture_lesson=ArchitectureLesson(
+        pretrained="pretrained hf:microsoft/resnet-18", datasets=("cifar10",), images_per_real=2
+    ),
     time_limit_seconds=3600,
 )
 
@@ -269,6 +275,19 @@ PAPER = replace(
     ),
     lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5)),
     retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
+    architecture_lesson=ArchitectureLesson(
+        architectures=(
+            "resnet18",
+            "vgg16",
+            "mobilenetv2",
+            "shufflenetv2_x05",
+            "efficientnet_b0",
+            "vit_tiny",
+        ),
+        pretrained="pretrained hf:microsoft/resnet-18",
+        datasets=("cifar10", "stl10"),
+        images_per_real=5,
+    ),
     time_limit_seconds=21 * 24 * 3600,
 )
 
