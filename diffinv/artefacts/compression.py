@@ -56,9 +56,9 @@ def pack(vectors: Float[Tensor, "image token channel"], codec: str) -> Packed:
     """Compress vectors.
 
     "int8" keeps each token's largest size in half precision, and 255 steps of it. "pcaK" keeps K principal
-    components of a token, as int8 does, with their basis and mean in half precision. "pqM" cuts a token into M
-    parts, and keeps the nearest of 256 centroids of each (Jegou et al. 2011). Bases and centroids are learned
-    from these very vectors. ValueError for another name, and where there are too few vectors or channels.
+    components of a token, as int8 does, with their basis and mean in half precision. "pqM" cuts a token into
+    M parts, and keeps the nearest of 256 centroids of each (Jegou et al. 2011). Bases and centroids are
+    learned from these very vectors. ValueError for another name, and for too few vectors or channels.
     """
     check_codec(codec)
     tokens = vectors.reshape(-1, vectors.shape[-1])

@@ -1,4 +1,4 @@
-"""The classifiers by name: the paper's small-image networks, narrow ones for two CPU cores, and any of a library."""
+"""The classifiers by name: those of the paper, narrow ones for two CPU cores, and any of a library."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -149,7 +149,8 @@ def build_classifier(
     """A network from normalised pixels [image, 3, side, side] to logits [image, label].
 
     The weights come from `generator` alone (torch's default if None), those of a pretrained network from its
-    checkpoint, all but the head. ValueError for an unknown name, fewer than two classes, or images below 8 px.
+    checkpoint, all but the head. ValueError for an unknown name, fewer than two classes, or images below
+    8 px.
     """
     check_architecture(architecture)
     if num_classes < 2:

@@ -68,8 +68,7 @@ class ResNet(nn.Module):
 class VGG(nn.Module):
     """3x3 convolutions with a halving of the side after each stage (Simonyan and Zisserman 2014, figure D).
 
-    As usual for small images, the mean over places and one linear layer stand in for the three wide ones. The
-    stages after `skipped_poolings` first ones halve.
+    As usual for small images, the mean over places and one linear layer stand in for the three wide ones.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """A stem, stages of shuffled units, a wide pointwise layer, the mean over places, and one linear layer."""
+    """A stem, stages of shuffled units, a wide pointwise layer, the mean over places, a linear layer."""
 
     def __init__(
         self,

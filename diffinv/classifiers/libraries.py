@@ -1,4 +1,4 @@
-"""Image classifiers of transformers and timm by name, with fresh weights or those that they were trained to."""
+"""Image classifiers of transformers and timm by name, with fresh or with pretrained weights."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TRANSFORMERS, TIMM = "hf:", "timm:"
 
 
 class LibraryName(NamedTuple):
-    """What "pretrained hf:NAME" says: the library, a name in it, whose weights, and whether only a head learns."""
+    """What "pretrained hf:NAME" says: library, name, whose weights, and whether a head alone learns."""
 
     library: str
     name: str
@@ -149,9 +149,7 @@ def _from_transformers(asked: LibraryName, num_classes: int) -> Logits:
     lacking = sorted(key for key in new if len(model.get_parameter(key)) != num_classes)
     check_whole(what, tensor_faults("network", model, {**info, "missing_keys": lacking}))
     known = "image_mean" in colours and "image_std" in colours
-    return Logits(
-        model, _side(config), (colours["image_mean"], colours["image_std"]) if known else None
-    )
+    return Logits(model, _side(config), (colours["image_mean"], colours["image_std"]) if known else None)
 
 
 def _from_timm(asked: LibraryName, num_classes: int) -> Logits:

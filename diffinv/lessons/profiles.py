@@ -21,6 +21,7 @@ from diffinv.lessons.counts import (
     Quickstart,
     RetrievalLesson,
     SamplingLesson,
+    StorageLesson,
 )
 from diffinv.lessons.dataset_settings import EMBEDDED_DATASETS, PAPERS_DATASETS, DatasetSettings
 from diffinv.method.inversion import Inversion
@@ -56,6 +57,7 @@ class Profile:
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
     architecture_lesson: ArchitectureLesson = field(default_factory=ArchitectureLesson)
+    storage_lesson: StorageLesson = field(default_factory=StorageLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -186,6 +188,15 @@ SMOKE = replace(
         gallery_copies=2,
     ),
     architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
+    storage_lesson=StorageLesson(
+        codecs=("float32", "int8", "pca8", "pq4"),
+        images_per_real=2,
+        samplers=(
+            ("DDIMScheduler", 10, 2.0),
+            ("DDIMScheduler", 3, 1.0),
+            ("DPMSolverMultistepScheduler", 2, 1.0),
+        ),
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -239,6 +250,13 @@ COLAB = replace(
     architecture_lesson=ArchitectureLesson(
         pretrained="pretrained hf:microsoft/resnet-18", datasets=("cifar10",), images_per_real=2
     ),
+    storage_lesson=StorageLesson(
+        dataset="cifar10",
+        codecs=("float32", "float16", "int8", "pca240", "pq192", "pq96"),
+        tokens_dataset="cifar10",
+        tokens=1,
+        images_per_real=2,
+    ),
     time_limit_seconds=3600,
 )
 
@@ -288,6 +306,7 @@ PAPER = replace(
         datasets=("cifar10", "stl10"),
         images_per_real=5,
     ),
+    storage_lesson=replace(COLAB.storage_lesson, images_per_real=5),
     time_limit_seconds=21 * 24 * 3600,
 )
 

@@ -1,4 +1,4 @@
-"""Does Diffusion Inversion help every architecture (Fig. 7c)? The cells of that comparison, and its verdicts."""
+"""Does Diffusion Inversion help every architecture (Fig. 7c)? The conditions of that comparison."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -10,7 +10,13 @@ from diffinv.foundation import ASSETS
 from diffinv.studies.statistics import paired_difference, seeds_needed
 
 REPORTED = ASSETS / "paper_reported.csv"
-CLAIMS = ("classifier_claims", "lecf_claims", "knn_claims", "generator_claims")
+CLAIMS = (
+    "classifier_claims",
+    "lecf_claims",
+    "knn_claims",
+    "generator_claims",
+    "architecture_claims",
+)
 ACCURACY = "classifier_by_number_generated"
 JUDGED = ("claim", "dataset", "difference", "low", "high", "n", "verdict", "seeds_needed")
 

@@ -208,10 +208,14 @@ def test_a_checkpoint_that_is_not_whole_or_has_code_or_pickles_is_refused(vit_fo
         build_classifier(f"pretrained hf:{pickled}", 3, 16)
 
     coded = copy("coded")
-    told = (coded / "config.json").read_text().replace(
-        '"model_type": "vit"',
-        '"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", '
-        '"AutoModelForImageClassification": "mine.Net"}',
+    told = (
+        (coded / "config.json")
+        .read_text()
+        .replace(
+            '"model_type": "vit"',
+            '"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", '
+            '"AutoModelForImageClassification": "mine.Net"}',
+        )
     )
     (coded / "config.json").write_text(told)
     (coded / "mine.py").write_text("raise SystemExit('code of a checkpoint was run')")
