@@ -78,6 +78,8 @@ class Classifier:
         mean = pixels.sum(axis=0, dtype=np.int64) / len(pixels)
         square = sum(np.square(image.reshape(-1, 3).astype(np.int64)).sum(axis=0) for image in train.images)
         std = np.sqrt(np.maximum(square / len(pixels) - mean**2, 0))
+        if colours := getattr(model, "colours", None):  # a pretrained network knows pixels by its own
+            mean, std = 255 * np.array(colours)
         self.mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
         # A channel that never varies says nothing; dividing by its deviation would say infinity.
         self.std = torch.tensor(np.maximum(std, 1.0), dtype=torch.float32, device=self.device)

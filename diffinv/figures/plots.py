@@ -203,3 +203,56 @@ def shared_legend(
     columns = columns or (1 if side.startswith("right") else len(found))
     place: Any = f"outside {side}"  # matplotlib's own types do not know these names
     fig.legend(list(found.values()), list(found), loc=place, ncols=columns, handlelength=2.4)
+
+
+def grouped_points(
+    ax: Axes,
+    summary: pd.DataFrame,
+    group: str,
+    series: str = "condition",
+    *,
+    ylabel: str = "test accuracy (%)",
+) -> Axes:
+    """Means with their intervals in per cent, one place per group and the series side by side in it."""
+    groups, names = list(dict.fromkeys(summary[group])), list(dict.fromkeys(summary[series]))
+    for index, name in enumerate(names):
+        own = summary[summary[series] == name].set_index(group).reindex(groups)
+        at = np.arange(len(groups)) + 0.2 * (index - (len(names) - 1) / 2)
+        colour = COLOURS.get(str(name), CYCLE[index % len(CYCLE)])
+        error = 100 * np.array(
+            [own["mean"] - own["low"].clip(lower=0), own["high"].clip(upper=1) - own["mean"]]
+        )
+        marker = MARKERS[index % len(MARKERS)]
+        ax.errorbar(at, 100 * own["mean"], error, fmt=marker, color=colour, capsize=2, label=str(name))
+    ax.set_xticks(range(len(groups)), [str(each) for each in groups])
+    ax.set_xlim(-0.6, len(groups) - 0.4)
+    ax.grid(False, axis="x")
+    ax.set_ylabel(ylabel)
+    return ax
+
+
+def cost_against_loss(
+    ax: Axes, table: pd.DataFrame, cost: str, *, xlabel: str, margin: float, goal: float
+) -> Axes:
+    """Differences in points to a reference against what each condition costs, with their intervals.
+
+    `table` is that of `studies.economy.beside_reference`. A band marks what is within the margin, a dashed
+    line the goal, a cost; the reference is the open circle at zero.
+    """
+    ax.axhspan(-100 * margin, 100 * margin, color=GREY, alpha=0.12, linewidth=0)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.axvline(goal, color=GREY, linewidth=1.1, dashes=(5, 2))
+    for index, row in enumerate(table.itertuples(index=False)):
+        x, y = getattr(row, cost), 100 * row.difference
+        reference = row.verdict == "reference"
+        colour = "black" if reference else CYCLE[index % (len(CYCLE) - 1)]
+        face = "white" if reference else colour
+        error = [[y - 100 * row.low], [100 * row.high - y]]
+        marker = MARKERS[index % len(MARKERS)]
+        label = f"{row.condition} ({'reference' if reference else row.verdict})"
+        ax.errorbar(x, y, error, fmt=marker, color=colour, markerfacecolor=face, capsize=3, label=label)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.margins(x=0.12)
+    ax.set(xlabel=xlabel, ylabel="difference in test accuracy (points)")
+    return ax

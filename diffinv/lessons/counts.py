@@ -147,6 +147,48 @@ class AugmentationLesson:
     gallery_columns: int = 12
 
 
+class ArchitectureLesson:
+    """Counts of 08_architectures; the real images are those of lesson 03."""
+
+    architectures: tuple[str, ...] = (
+        "resnet10_narrow",
+        "vgg_narrow",
+        "mobilenetv2_narrow",
+        "shufflenetv2_narrow",
+        "efficientnet_narrow",
+        "vit_narrow",
+    )
+    pretrained: str = "frozen hf:tinysd"  # the embedded CLIP's image half; its head alone learns
+    datasets: tuple[str, ...] = ("icons10", "novel10")
+    images_per_real: int = 16
+
+
+@dataclass(frozen=True)
+class StorageLesson:
+    """Counts of 12_storage; the real images are those of lesson 03."""
+
+    dataset: str = (
+        "mnist5k"  # of the codecs and the samplers: most test images, and so the narrowest intervals
+    )
+    codecs: tuple[str, ...] = ("float32", "float16", "int8", "pca40", "pq32", "pq16")
+    tokens_dataset: str = "icons10"  # of fewer tokens, which are learned anew: fewest updates
+    tokens: int = 4
+    tokens_codec: str = "int8"
+    images_per_real: int = 4
+    # Upstream's way comes first: scheduler, steps, guidance scale.
+    samplers: tuple[tuple[str, int, float], ...] = (
+        ("DDIMScheduler", 100, 2.0),
+        ("DPMSolverMultistepScheduler", 20, 2.0),
+        ("DDIMScheduler", 10, 1.0),
+        ("DDIMScheduler", 4, 1.0),
+        ("DPMSolverMultistepScheduler", 5, 1.0),
+        ("DPMSolverMultistepScheduler", 2, 1.0),
+        ("UniPCMultistepScheduler", 5, 1.0),
+        ("EulerAncestralDiscreteScheduler", 10, 1.0),
+    )
+    sampler_images_per_real: int = 1  # 100 guided steps of each cost most of the lesson
+
+
 @dataclass(frozen=True)
 class PretrainingLesson:
     """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""

@@ -13,6 +13,7 @@ import torch
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
 from diffinv.lessons.counts import (
+    ArchitectureLesson,
     AugmentationLesson,
     ClassifierLesson,
     FewShotLesson,
@@ -23,6 +24,7 @@ from diffinv.lessons.counts import (
     Quickstart,
     RetrievalLesson,
     SamplingLesson,
+    StorageLesson,
 )
 from diffinv.lessons.dataset_settings import EMBEDDED_DATASETS, PAPERS_DATASETS, DatasetSettings
 from diffinv.method.inversion import Inversion
@@ -59,6 +61,8 @@ class Profile:
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
     few_shot_lesson: FewShotLesson = field(default_factory=FewShotLesson)
     augmentation_lesson: AugmentationLesson = field(default_factory=AugmentationLesson)
+    architecture_lesson: ArchitectureLesson = field(default_factory=ArchitectureLesson)
+    storage_lesson: StorageLesson = field(default_factory=StorageLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -197,6 +201,16 @@ SMOKE = replace(
         policies=("none", "randaugment", "augmix", "cutmix"),
         gallery_columns=4,
     ),
+    architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
+    storage_lesson=StorageLesson(
+        codecs=("float32", "int8", "pca8", "pq4"),
+        images_per_real=2,
+        samplers=(
+            ("DDIMScheduler", 10, 2.0),
+            ("DDIMScheduler", 3, 1.0),
+            ("DPMSolverMultistepScheduler", 2, 1.0),
+        ),
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -251,6 +265,16 @@ COLAB = replace(
     augmentation_lesson=AugmentationLesson(
         real_per_class=4, images_per_real=2, policies=("none", "cutout", "trivialaugment", "mixup", "cutmix")
     ),
+    architecture_lesson=ArchitectureLesson(
+        pretrained="pretrained hf:microsoft/resnet-18", datasets=("cifar10",), images_per_real=2
+    ),
+    storage_lesson=StorageLesson(
+        dataset="cifar10",
+        codecs=("float32", "float16", "int8", "pca240", "pq192", "pq96"),
+        tokens_dataset="cifar10",
+        tokens=1,
+        images_per_real=2,
+    ),
     time_limit_seconds=3600,
 )
 
@@ -289,6 +313,20 @@ PAPER = replace(
     retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
     few_shot_lesson=FewShotLesson(images_per_real=5),
     augmentation_lesson=AugmentationLesson(real_per_class=60, images_per_real=5),
+    architecture_lesson=ArchitectureLesson(
+        architectures=(
+            "resnet18",
+            "vgg16",
+            "mobilenetv2",
+            "shufflenetv2_x05",
+            "efficientnet_b0",
+            "vit_tiny",
+        ),
+        pretrained="pretrained hf:microsoft/resnet-18",
+        datasets=("cifar10", "stl10"),
+        images_per_real=5,
+    ),
+    storage_lesson=replace(COLAB.storage_lesson, images_per_real=5),
     time_limit_seconds=21 * 24 * 3600,
 )
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffinv.artefacts.compression import Packed, pack, unpack
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.tensors import read_tensors, tensor_bytes
 from diffinv.artefacts.writing import PROVENANCE_FILE, ArtefactError, read_json, write_folder_atomically
@@ -18,7 +19,6 @@ from diffinv.datasets import LabelledImages
 from diffinv.models.diffusion import FrozenDiffusion
 
 FORMAT = "diffinv.EmbeddingStore/1"
-TENSORS = ("embeddings", "labels", "losses")
 IMAGES_PER_SHARD = 1024  # 16 MB at five tokens of width 768
 
 
@@ -122,23 +122,27 @@ class EmbeddingStore:
                 f"{diffusion.name!r}: {remedy}."
             )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write safetensors shards and a provenance.json, all or nothing, in place of an older store."""
-        folder = Path(folder)
+    def save(self, folder: str | Path, *, compress: str = "float32") -> Path:
+        """Write safetensors shards and a provenance.json, all or nothing, in place of an older store.
+
+        `compress` is a codec of `artefacts.compression`; all but "float32" lose a little of the vectors.
+        """
+        folder, packed = Path(folder), pack(self.embeddings, compress)
         starts = range(0, max(len(self), 1), IMAGES_PER_SHARD)  # an empty store has a shard too
         shards = {f"embeddings-{start // IMAGES_PER_SHARD:05d}.safetensors": start for start in starts}
-        contents = {"class_names": self.class_names, "shards": list(shards)}
+        contents = {"class_names": self.class_names, "shards": list(shards), "compress": compress}
         record = {"format": FORMAT, **contents, "checksum": content_key(contents)}
         with write_folder_atomically(folder, {**record, "provenance": self.provenance}) as staging:
             for name, start in shards.items():
-                part = self.subset(range(start, min(start + IMAGES_PER_SHARD, len(self))))
-                tensors = {key: getattr(part, key) for key in TENSORS}
-                (staging / name).write_bytes(tensor_bytes(tensors, {"ids": part.ids}))
+                rows = slice(start, start + IMAGES_PER_SHARD)
+                own = {"labels": self.labels[rows].clone(), "losses": self.losses[rows].clone()}
+                tensors = {**packed.shard(rows), **own}
+                (staging / name).write_bytes(tensor_bytes(tensors, {"ids": self.ids[rows]}))
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> "EmbeddingStore":
-        """Read a saved store exactly; ArtefactError if it is missing, damaged or something else."""
+        """Read a store as it was saved; ArtefactError if it is missing, damaged or something else."""
         folder = Path(folder)
         if not (folder / PROVENANCE_FILE).is_file():
             raise ArtefactError(
@@ -149,12 +153,16 @@ class EmbeddingStore:
         if record.get("format") != FORMAT:
             found = record.get("format", "something else")
             raise ArtefactError(f"{folder} holds {found!r}, not {FORMAT!r}: choose another folder.")
-        contents = {name: record[name] for name in ("class_names", "shards")}
+        contents = {name: record[name] for name in ("class_names", "shards", "compress") if name in record}
         if record.get("checksum", expected := content_key(contents)) != expected:
             raise ArtefactError(f"{folder / PROVENANCE_FILE} is damaged: save the store again.")
         shards = [read_tensors(folder / name) for name in record["shards"]]
+        labels, losses = (torch.cat([part.pop(key) for part, _ in shards]) for key in ("labels", "losses"))
+        packed = Packed.of_shards([part for part, _ in shards])
         return cls(
-            **{key: torch.cat([tensors[key] for tensors, _ in shards]) for key in TENSORS},
+            embeddings=unpack(packed, record.get("compress", "float32")),
+            labels=labels,
+            losses=losses,
             class_names=tuple(record["class_names"]),
             ids=tuple(image_id for _, header in shards for image_id in header["ids"]),
             provenance=record["provenance"],

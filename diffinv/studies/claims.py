@@ -12,7 +12,7 @@ from diffinv.studies.statistics import describe_gain, paired_difference, seeds_n
 REPORTED = ASSETS / "paper_reported.csv"
 CLAIMS = (
     "classifier_claims", "lecf_claims", "knn_claims", "generator_claims", "few_shot_claims",
-    "augmentation_claims",
+    "architecture_claims", "augmentation_claims",
 )  # fmt: skip
 ACCURACY = "classifier_by_number_generated"
 JUDGED = ("claim", "dataset", "difference", "low", "high", "n", "verdict", "seeds_needed")

@@ -12,6 +12,7 @@ import pandas as pd
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.artefacts.writing import claimed, read_cached_json, write_cached_json
+from diffinv.classifiers.libraries import checkpoint_key
 from diffinv.classifiers.training import Classifier, Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
@@ -104,7 +105,14 @@ def accuracy_scores(
         _cache_of("accuracy_scores", cache_dir),
         [
             # The sources count: they tell samples from real images, and so decide the batches.
-            content_key(sets[name].fingerprint, sets[name].sources, test.fingerprint, training, seed)
+            content_key(
+                sets[name].fingerprint,
+                sets[name].sources,
+                test.fingerprint,
+                training,
+                seed,
+                *checkpoint_key(training.architecture),
+            )
             for name, seed in cells
         ],
         [partial(_score, sets[name], test, training, seed) for name, seed in cells],
@@ -191,7 +199,8 @@ def _cell_key(condition: Condition, train: LabelledImages, test: LabelledImages,
     settings = [condition.images_per_real, condition.real_per_class, condition.with_real, condition.training]
     # The ids count: they decide the subset and the random streams.
     data = [train.fingerprint, train.ids, test.fingerprint]
-    return content_key("study cell", condition.synthesizer.describe(), settings, data, seed)
+    checkpoint = checkpoint_key(condition.training.architecture)
+    return content_key("study cell", condition.synthesizer.describe(), settings, data, seed, *checkpoint)
 
 
 def _check(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from diffinv.artefacts.compression import pack, unpack
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.method import store as embeddings
 from diffinv.method.store import EmbeddingStore
@@ -157,3 +158,22 @@ def test_a_store_of_another_checkpoint_is_refused(tiny_diffusion, v_prediction_d
         make_store(width=24).check_matches(tiny_diffusion)
     with pytest.raises(ValueError, match="unknown checkpoint"):
         make_store().check_matches(tiny_diffusion)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "pca8", "pq4"])
+@pytest.mark.parametrize("images_per_shard", [60, 1024])
+def test_a_compressed_store_comes_back_as_its_codec_leaves_it(tmp_path, monkeypatch, codec, images_per_shard):
+    monkeypatch.setattr(embeddings, "IMAGES_PER_SHARD", images_per_shard)
+    store = make_store(150, model="tiny")
+    whole, small = store.save(tmp_path / "whole"), store.save(tmp_path / "small", compress=codec)
+    read = EmbeddingStore.load(small)
+    lossy = replace(store, embeddings=unpack(pack(store.embeddings, codec), codec))
+    assert_same(read, lossy)
+    assert 0 < (read.embeddings - store.embeddings).norm() < 0.8 * store.embeddings.norm()
+    sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (whole, small)]
+    assert sizes[1] < sizes[0]
+
+
+def test_an_empty_store_is_compressed_too(tmp_path):
+    empty = make_store(model="tiny").subset([])
+    assert_same(EmbeddingStore.load(empty.save(tmp_path / "store", compress="int8")), empty)

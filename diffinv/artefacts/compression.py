@@ -1,0 +1,132 @@
+"""Vectors in fewer bytes: half precision, 8-bit integers, principal components, product quantisation."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CODECS = ("float32", "float16", "int8", "pca", "pq")
+_NAME = re.compile(r"(float32|float16|int8)|(pca|pq)(\d+)")
+_CENTROIDS = 256  # a code is one byte
+_SHARED = "shared."
+_SEED = 0  # of k-means, so that the same vectors give the same bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Vectors as they lie on disk: tensors with a row for each image, and those that all images share."""
+
+    per_image: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it, the shared basis or codebook included."""
+        return sum(t.numel() * t.element_size() for t in (*self.per_image.values(), *self.shared.values()))
+
+    def shard(self, rows: slice) -> dict[str, Tensor]:
+        """The tensors of these images; the first shard holds those that all share, too."""
+        own = {name: tensor[rows].clone() for name, tensor in self.per_image.items()}
+        shared = {_SHARED + name: tensor for name, tensor in self.shared.items()}
+        return own if rows.start else {**own, **shared}
+
+    @classmethod
+    def of_shards(cls, shards: Sequence[Mapping[str, Tensor]]) -> "Packed":
+        """The whole again, from its shards in their order."""
+        own = [name for name in shards[0] if not name.startswith(_SHARED)]
+        shared = {name.removeprefix(_SHARED): shards[0][name] for name in shards[0] if name not in own}
+        return cls({name: torch.cat([part[name] for part in shards]) for name in own}, shared)
+
+
+def check_codec(codec: str) -> None:
+    """ValueError, one sentence, unless it is "float32", "float16", "int8", "pcaK" or "pqM"."""
+    if _NAME.fullmatch(codec) is None:
+        raise ValueError(
+            f"there is no compression {codec!r}: choose float32, float16, int8, pca and the number of "
+            "components kept of each token (pca48), or pq and the number of bytes per token (pq32)."
+        )
+
+
+def pack(vectors: Float[Tensor, "image token channel"], codec: str) -> Packed:
+    """Compress vectors.
+
+    "int8" keeps each token's largest size in half precision, and 255 steps of it. "pcaK" keeps K principal
+    components of a token, as int8 does, with their basis and mean in half precision. "pqM" cuts a token into
+    M parts, and keeps the nearest of 256 centroids of each (Jegou et al. 2011). Bases and centroids are
+    learned from these very vectors. ValueError for another name, and for too few vectors or channels.
+    """
+    check_codec(codec)
+    tokens = vectors.reshape(-1, vectors.shape[-1])
+    kind, size = _kind(codec)
+    if kind == "pca":
+        return _pca(vectors, tokens, size)
+    if kind == "pq":
+        return _product_quantisation(vectors, tokens, size)
+    if kind == "int8":
+        return Packed(_int8(vectors), {})
+    return Packed({"embeddings": vectors.to(getattr(torch, kind))}, {})
+
+
+def unpack(packed: Packed, codec: str) -> Float[Tensor, "image token channel"]:
+    """The vectors in float32, equal to those that were packed only for "float32"."""
+    kind, _ = _kind(codec)
+    stored, shared = packed.per_image["embeddings"], packed.shared
+    if kind == "pq":
+        parts = torch.arange(stored.shape[-1])
+        return shared["codebook"].float()[parts, stored.long()].flatten(-2)
+    if kind in ("int8", "pca"):
+        vectors = stored.float() * packed.per_image["scale"].float()
+        return vectors @ shared["basis"].float() + shared["mean"].float() if kind == "pca" else vectors
+    return stored.float()
+
+
+def _kind(codec: str) -> tuple[str, int]:
+    check_codec(codec)
+    kind = codec.rstrip("0123456789") if codec.startswith("p") else codec
+    return kind, int(codec.removeprefix(kind) or 0)
+
+
+def _int8(vectors: Float[Tensor, "image token channel"]) -> dict[str, Tensor]:
+    # The scale as it will be read back: rounded up, so that no code leaves its range.
+    scale = (vectors.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-7)
+    scale = torch.where(scale.half().float() < scale, scale.half() * (1 + 2**-10), scale.half())
+    codes = (vectors / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    return {"embeddings": codes, "scale": scale}
+
+
+def _pca(vectors: Tensor, tokens: Float[Tensor, "vector channel"], size: int) -> Packed:
+    _check_size("components", size, min(tokens.shape))
+    mean = tokens.mean(dim=0)
+    basis = torch.linalg.svd(tokens - mean, full_matrices=False).Vh[:size]
+    # The sign of a component is a matter of the machine: the largest entry is positive.
+    basis = basis * basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
+    shared = {"basis": basis.half().contiguous(), "mean": mean.half()}
+    return Packed(_int8((vectors - shared["mean"].float()) @ shared["basis"].float().T), shared)
+
+
+def _product_quantisation(vectors: Tensor, tokens: Float[Tensor, "vector channel"], parts: int) -> Packed:
+    width = tokens.shape[1]
+    _check_size("parts", parts, width)
+    if width % parts:
+        raise ValueError(f"vectors {width} wide cannot be cut into {parts} equal parts: choose a divisor.")
+    if len(tokens) < _CENTROIDS:
+        raise ValueError(
+            f"{len(tokens)} vectors are too few for {_CENTROIDS} centroids: choose int8 or more images."
+        )
+    quantiser = faiss.ProductQuantizer(width, parts, 8)
+    quantiser.cp.seed, quantiser.cp.min_points_per_centroid = _SEED, 1
+    rows = np.ascontiguousarray(tokens.numpy(), dtype=np.float32)
+    quantiser.train(rows)
+    codes = torch.from_numpy(quantiser.compute_codes(rows)).view(*vectors.shape[:2], parts)
+    centroids = faiss.vector_to_array(quantiser.centroids).reshape(parts, _CENTROIDS, width // parts)
+    return Packed({"embeddings": codes}, {"codebook": torch.from_numpy(centroids.copy()).half()})
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if not 1 <= size <= most:
+        raise ValueError(f"{size} {what} per token cannot be kept: choose from 1 to {most}.")
