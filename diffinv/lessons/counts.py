@@ -124,6 +124,40 @@ class RetrievalLesson:
 
 
 @dataclass(frozen=True)
+class AblationsLesson:
+    """Counts of 10_ablations; the values that each setting takes."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    updates_grid: tuple[int, ...] = (10, 50, 100)
+    guidance_grid: tuple[float, ...] = (1, 2, 4)
+    guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
+    inference_steps_grid: tuple[int, ...] = (3, 5)
+    native_inference_steps: int = 3  # at the model's native side, where a step costs several times as much
+    number_grid: tuple[int, ...] = (1, 16)  # samples per real image
+    noise_grid: tuple[float, ...] = (0.1, 0.4, 0.8)
+    weight_grid: tuple[float, ...] = (0, 0.1, 0.3)
+    share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
+    tokens_grid: tuple[int, ...] = (4, 16)
+    drawn: int = 16  # samples per real image among which CLIP chooses
+    hard_share: float = 0.375  # of each class: those that a classifier has not learned early
+    early_steps: int = 30
+    confirmed: int = 2  # of the largest effects, on a second dataset
+
+
+@dataclass(frozen=True)
+class RuntimeLesson:
+    """Counts of 11_runtime."""
+
+    resolutions: tuple[int, ...] = (32, 64)  # the images' own side, and the model's native one
+    images_at_once: int = 16
+    repeats: int = 7
+    large_network: str = ""  # a network with random weights that is timed too: "sd-v1", or "" for none
+    large_resolutions: tuple[int, ...] = (128, 512)  # the paper's side for small images, and the native one
+    large_repeats: int = 1
+
+
+@dataclass(frozen=True)
 class PretrainingLesson:
     """Counts of 90_pretrain_tinysd, which shows the embedded generator whatever the profile."""
 

@@ -12,6 +12,7 @@ import torch
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
 from diffinv.lessons.counts import (
+    AblationsLesson,
     ClassifierLesson,
     GeneratorLesson,
     InversionLesson,
@@ -19,6 +20,7 @@ from diffinv.lessons.counts import (
     PretrainingLesson,
     Quickstart,
     RetrievalLesson,
+    RuntimeLesson,
     SamplingLesson,
 )
 from diffinv.lessons.dataset_settings import EMBEDDED_DATASETS, PAPERS_DATASETS, DatasetSettings
@@ -54,6 +56,8 @@ class Profile:
     generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
+    ablations_lesson: AblationsLesson = field(default_factory=AblationsLesson)
+    runtime_lesson: RuntimeLesson = field(default_factory=RuntimeLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
