@@ -6,7 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "style": ["COLOURS", "GREY", "OKABE_ITO", "save_figure", "style", "use_style"],
-        "plots": ["accuracy_curve", "bars", "claims_forest", "forest", "loss_curves", "shared_legend"],
+        "plots": [
+            *("accuracy_curve", "bars", "claims_forest", "forest", "ledger_figure", "loss_curves"),
+            "shared_legend",
+        ],
         "image_grids": ["gallery", "image_grid", "interpolation_row"],
         "diagrams": ["method_diagram"],
     },

@@ -129,13 +129,13 @@ class AblationsLesson:
 
     real_per_class: int = 8
     images_per_real: int = 4
-    updates_grid: tuple[int, ...] = (10, 50, 100)
+    updates_grid: tuple[int, ...] = (10, 50)
     guidance_grid: tuple[float, ...] = (1, 2, 4)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
     inference_steps_grid: tuple[int, ...] = (3, 5)
     native_inference_steps: int = 3  # at the model's native side, where a step costs several times as much
-    number_grid: tuple[int, ...] = (1, 16)  # samples per real image
-    noise_grid: tuple[float, ...] = (0.1, 0.4, 0.8)
+    number_grid: tuple[int, ...] = (1, 8)  # samples per real image
+    noise_grid: tuple[float, ...] = (0.1, 0.4)
     weight_grid: tuple[float, ...] = (0, 0.1, 0.3)
     share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
     tokens_grid: tuple[int, ...] = (4, 16)
@@ -149,12 +149,11 @@ class AblationsLesson:
 class RuntimeLesson:
     """Counts of 11_runtime."""
 
-    resolutions: tuple[int, ...] = (32, 64)  # the images' own side, and the model's native one
     images_at_once: int = 16
-    repeats: int = 7
-    large_network: str = ""  # a network with random weights that is timed too: "sd-v1", or "" for none
-    large_resolutions: tuple[int, ...] = (128, 512)  # the paper's side for small images, and the native one
+    repeats: int = 9
+    large_network: str = "sd-v1"  # with random weights, one prediction of which is timed too; "" for none
     large_repeats: int = 1
+    counted_sides: tuple[int, ...] = (128, 256, 512)  # of Stable Diffusion, by its shapes alone
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,24 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
+    ablations_lesson=AblationsLesson(
+        real_per_class=2,
+        images_per_real=2,
+        updates_grid=(4, 8),
+        guidance_grid=(1, 2),
+        inference_steps_grid=(2, 3),
+        number_grid=(1, 2),
+        weight_grid=(0, 0.3),
+        share_grid=(0.5,),
+        tokens_grid=(4, 16),
+        drawn=3,
+        hard_share=0.5,
+        early_steps=2,
+        confirmed=1,
+    ),
+    runtime_lesson=RuntimeLesson(
+        images_at_once=2, repeats=3, large_network="small", counted_sides=(128, 256)
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -237,6 +255,20 @@ COLAB = replace(
         sentence_model="mrm8488/t5-base-finetuned-common_gen",
     ),
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
+    ablations_lesson=AblationsLesson(
+        real_per_class=4,
+        images_per_real=2,
+        updates_grid=(50, 200),
+        guidance_grid=(1, 2),
+        inference_steps_grid=(10, 20),
+        native_inference_steps=10,
+        number_grid=(1, 4),
+        weight_grid=(0, 0.3),
+        tokens_grid=(1, 5),
+        drawn=4,
+        confirmed=1,
+    ),
+    runtime_lesson=RuntimeLesson(images_at_once=4, large_network=""),
     time_limit_seconds=3600,
 )
 
@@ -273,6 +305,20 @@ PAPER = replace(
     ),
     lecf_lesson=replace(COLAB.lecf_lesson, real_per_class=60, images_per_real_grid=(1, 2, 5)),
     retrieval_lesson=replace(COLAB.retrieval_lesson, real_per_class=60, images_per_real=5),
+    ablations_lesson=AblationsLesson(
+        real_per_class=60,
+        images_per_real=5,
+        updates_grid=(100, 1000, 3000),
+        guidance_grid=(1, 2, 4, 8),
+        guidance_scale=2,
+        inference_steps_grid=(20, 50, 100),
+        native_inference_steps=50,
+        number_grid=(1, 5, 20),
+        noise_grid=(0, 0.1, 0.2, 0.4),
+        weight_grid=(0, 0.1, 0.2, 0.4),
+        tokens_grid=(1, 5, 20),
+        drawn=20,
+    ),
     time_limit_seconds=21 * 24 * 3600,
 )
 
