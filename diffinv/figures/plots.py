@@ -211,10 +211,19 @@ def ledger_figure(rows: pd.DataFrame, datasets: Sequence[str]) -> Figure:
                     ax.plot(
                         100 * row.difference, y, marker, color=line, markerfacecolor=face, label=row.verdict
                     )
-            ax.annotate(said, (0.02, y), xycoords=("axes fraction", "data"), color=colour, va="center")
+            if said:
+                ax.annotate(
+                    said,
+                    (0.02, y),
+                    xycoords=("axes fraction", "data"),
+                    color=colour,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )
         ax.grid(False, axis="y")
     axes[0, 0].set_yticks(gaps, claims, fontsize=8)
     axes[0, 0].set_ylim(gaps[-1] + 0.8, -0.8)
-    fig.supxlabel("effect in points of test accuracy, 95 % interval", fontsize=9)
+    middle = axes[0, len(datasets) // 2]
+    middle.set_xlabel("effect in points of test accuracy, 95 % interval")
     shared_legend(fig, axes[0])
     return fig

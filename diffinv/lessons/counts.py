@@ -130,7 +130,7 @@ class AblationsLesson:
     real_per_class: int = 8
     images_per_real: int = 4
     updates_grid: tuple[int, ...] = (10, 50)
-    guidance_grid: tuple[float, ...] = (1, 2, 4)
+    guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
     inference_steps_grid: tuple[int, ...] = (3, 5)
     native_inference_steps: int = 3  # at the model's native side, where a step costs several times as much
@@ -139,6 +139,7 @@ class AblationsLesson:
     weight_grid: tuple[float, ...] = (0, 0.1, 0.3)
     share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
     tokens_grid: tuple[int, ...] = (4, 16)
+    initialisations: tuple[str, ...] = ("class_prompt",)  # besides the profile's own
     drawn: int = 16  # samples per real image among which CLIP chooses
     hard_share: float = 0.375  # of each class: those that a classifier has not learned early
     early_steps: int = 30

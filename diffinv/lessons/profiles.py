@@ -310,7 +310,6 @@ PAPER = replace(
         images_per_real=5,
         updates_grid=(100, 1000, 3000),
         guidance_grid=(1, 2, 4, 8),
-        guidance_scale=2,
         inference_steps_grid=(20, 50, 100),
         native_inference_steps=50,
         number_grid=(1, 5, 20),

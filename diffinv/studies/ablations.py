@@ -7,6 +7,7 @@ from itertools import islice, product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
@@ -15,9 +16,11 @@ from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.clip import FrozenClip
 from diffinv.studies.grid import COLUMNS, Condition
+from diffinv.studies.statistics import holm, paired_difference
 from diffinv.synthesizers.base import Synthesizer, check_request
 from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
+SIGNIFICANT = 0.05  # a corrected p at most this high tells two settings apart
 PARTS = ("inversion", "perturbation", "sampling", "training")
 
 
@@ -123,3 +126,29 @@ class OfSome:
     def describe(self) -> dict[str, Any]:
         judge = None if self.judge is None else {**vars(self.judge), "early_steps": self.early_steps}
         return {"synthesizer": "OfSome", "base": self.base.describe(), "share": self.share, "judge": judge}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One question of an ablation, declared before it is asked: is `a` ahead of `b`?"""
+
+    question: str
+    a: Condition
+    b: Condition
+
+
+def compared(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
+    """What the rows of a study say of each comparison: one row each, with Holm's correction over all of them.
+
+    `difference` is `a` minus `b` in accuracy, paired by seed, with its 95 % interval; `p_holm` is corrected;
+    `choose` is the one to take, or "either" where they are not told apart.
+    """
+    found = [
+        paired_difference(rows, each.a.name, each.b.name).assign(question=each.question)
+        for each in comparisons
+    ]
+    effects = holm(pd.concat(found, ignore_index=True))
+    ahead = np.where(
+        effects["difference"] > 0, [c.a.name for c in comparisons], [c.b.name for c in comparisons]
+    )
+    return effects.assign(choose=np.where(effects["p_holm"] <= SIGNIFICANT, ahead, "either"))

@@ -61,6 +61,7 @@ def ledger(results: str | Path, shipped: str | Path | None = None) -> pd.DataFra
         ]
     )
     rows = pd.concat([rows, untested], ignore_index=True).sort_values("letter", kind="stable")
+    rows = rows.astype({"n": "Int64", "seeds_needed": "Int64"})  # absent where nothing was tested
     return rows.assign(paper=rows["letter"].map(papers_number)).reset_index(drop=True)
 
 
