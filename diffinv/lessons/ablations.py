@@ -32,11 +32,11 @@ def declared(own: Profile, dataset: str, diffusion: FrozenDiffusion, clip: Froze
         settings = {key.replace("__", "."): (value,) for key, value in values.items()}
         return replace(ablate(condition, settings)[0], name=name)
 
-    guided = {
-        scale: changed(base, f"guidance {scale:g}", sampling__guidance_scale=scale)
-        for scale in counts.guidance_grid
-        if scale != own.sampling.guidance_scale
-    }
+    def guided(scale: float) -> Condition:
+        if scale == own.sampling.guidance_scale:
+            return base
+        return changed(base, f"guidance {scale:g}", sampling__guidance_scale=scale)
+
     scale, native = counts.guidance_scale, diffusion.native_resolution
     fewest, noise, weight = counts.updates_grid[0], max(counts.noise_grid), max(counts.weight_grid)
     steered = {"sampling__guidance_scale": scale}
@@ -46,12 +46,16 @@ def declared(own: Profile, dataset: str, diffusion: FrozenDiffusion, clip: Froze
         "sampling__num_inference_steps": counts.native_inference_steps,
     }
     empty = {"perturbation__unconditional": "empty_prompt"}
-    mean_vector = changed(base, f"guidance {scale:g}", **steered)
+    mean_vector = guided(scale)
     mean_at_native = changed(base, f"mean, {native} px", **at_native)
     some = OfSome(base.synthesizer, counts.hard_share, base.training, counts.early_steps)
     sure = MostConfident(base.synthesizer, clip, prompt_for(dataset, "{}"), counts.drawn)  # type: ignore[arg-type]
     return [
-        *(Comparison(f"(i) {each.name} or none?", each, base) for each in guided.values()),
+        *(
+            Comparison(f"(i) guidance {scale:g} or none?", guided(scale), guided(1.0))
+            for scale in counts.guidance_grid
+            if scale != 1
+        ),
         Comparison(
             f"(i) its own updates or {fewest}?",
             base,
