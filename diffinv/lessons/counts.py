@@ -133,15 +133,15 @@ class AblationsLesson:
     guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
     inference_steps_grid: tuple[int, ...] = (3, 5)
-    native_inference_steps: int = 3  # at the model's native side, where a step costs several times as much
-    number_grid: tuple[int, ...] = (1, 8)  # samples per real image
+    native_inference_steps: int = 3  # at the native side, where a step costs several times as much; 0 = not
+    number_grid: tuple[int, ...] = (1, 4)  # samples per real image
     noise_grid: tuple[float, ...] = (0.1, 0.4)
     weight_grid: tuple[float, ...] = (0, 0.1, 0.3)
     share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
     tokens_grid: tuple[int, ...] = (4, 16)
     initialisations: tuple[str, ...] = ("class_prompt",)  # besides the profile's own
-    drawn: int = 16  # samples per real image among which CLIP chooses
-    hard_share: float = 0.375  # of each class: those that a classifier has not learned early
+    drawn: int = 16  # samples per real image among which CLIP chooses; 0 = it does not
+    hard_share: float = 0.375  # of each class: those that a classifier has not learned early; 0 = not tried
     early_steps: int = 30
     confirmed: int = 2  # of the largest effects, on a second dataset
 
