@@ -5,7 +5,6 @@ measurement; the estimate that every lesson prints is one.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_throughput import networks
 from diffinv.artefacts.writing import write_atomically
 from diffinv.classifiers.architectures import build_classifier
 from diffinv.datasets import dataset_card
 from diffinv.lessons.profiles import Profile, load_profile
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
+from diffinv.models.random_weights import networks
+from diffinv.studies import runtime
 from diffinv.studies.claims import markdown_table
 
 # Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
@@ -29,7 +28,7 @@ from diffinv.studies.claims import markdown_table
 TERAFLOPS = {"paper": 20.0, "colab": 5.0}
 GIB_OF = {"paper": 80, "colab": 15}
 EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
-WIDTH = 768  # of a vector
+NUM_TOKENS, WIDTH = 5, 768  # vectors of an image, and numbers of a vector
 
 
 class Work(NamedTuple):
@@ -118,21 +117,19 @@ def markdown(profile: Profile, table: pd.DataFrame) -> list[str]:
 @cache
 def prediction_flops(resolution: int) -> int:
     """One prediction of the U-Net, for one image."""
-    with torch.no_grad():
-        return _counted(lambda: _predict(resolution))
+    return runtime.prediction_flops(networks_on_meta()[1], resolution // 8, NUM_TOKENS)
 
 
 @cache
 def update_flops(resolution: int) -> int:
     """One update of the vectors of one image: forwards, and backwards to the vectors alone."""
-    return _counted(lambda: _predict(resolution).sum().backward())
+    return runtime.update_flops(networks_on_meta()[1], resolution // 8, NUM_TOKENS)
 
 
 @cache
 def decoding_flops(resolution: int) -> int:
     """The autoencoder drawing one image."""
-    with torch.no_grad():
-        return _counted(lambda: networks_on_meta()[0].decode(_latents(resolution)))
+    return runtime.decoding_flops(networks_on_meta()[0], resolution // 8)
 
 
 @cache
@@ -141,7 +138,7 @@ def training_flops(architecture: str, resolution: int) -> int:
     model = build_classifier(architecture, 10, resolution).to("meta")
     pixels = torch.zeros(1, 3, resolution, resolution, device="meta")
     model.eval()  # as many operations, and no batch of one to normalise
-    return _counted(lambda: model(pixels).sum().backward())
+    return runtime.counted(lambda: model(pixels).sum().backward())
 
 
 def memory(profile: Profile, name: str, gib: float) -> dict[str, Any]:
@@ -168,24 +165,6 @@ def networks_on_meta() -> list[Any]:
     with torch.device("meta"):
         found: list[nn.Module] = list(networks("sd-v1"))
     return [network.requires_grad_(False).eval() for network in found]
-
-
-def _latents(resolution: int) -> torch.Tensor:
-    return torch.zeros(1, 4, resolution // 8, resolution // 8, device="meta")
-
-
-def _predict(resolution: int) -> torch.Tensor:
-    vectors = torch.zeros(1, 5, WIDTH, device="meta", requires_grad=torch.is_grad_enabled())
-    timestep = torch.zeros(1, device="meta")
-    return networks_on_meta()[1](
-        _latents(resolution), timestep, encoder_hidden_states=vectors, return_dict=False
-    )[0]
-
-
-def _counted(work: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,44 +5,23 @@ The network is that of version 1 with random weights, on which speed does not de
 
 import argparse
 import gc
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.bench import random_images
 from diffinv.artefacts.writing import write_atomically
-from diffinv.foundation.networks import best_device
+from diffinv.foundation.networks import best_device, device_name
 from diffinv.method.inversion import Inversion
 from diffinv.method.sampling import Sampling
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import reset_peak_memory
+from diffinv.models.random_weights import random_diffusion
 from diffinv.studies.estimate import measure_denoising, measure_update
 
-# Of the U-Net, of the autoencoder and of the text encoder; what is not named is as in Stable Diffusion v1.
-NETWORKS = {
-    "sd-v1": {
-        "unet": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768},
-        "vae": {"block_out_channels": (128, 256, 512, 512)},
-        "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
-    },
-    "small": {
-        "unet": {
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "block_out_channels": (32, 64),
-            "layers_per_block": 1,
-            "cross_attention_dim": 32,
-        },
-        "vae": {"block_out_channels": (32, 32, 32, 32)},
-        "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
-    },
-}
 MODES = {
     "fp32": torch.float32,
     "fp16": torch.float16,  # for a GPU without bfloat16, such as a T4
@@ -124,7 +103,7 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
         batch_size = max(1, round(chosen.batch_size * 128**2 / resolution**2))
         sampling = Sampling(num_inference_steps=chosen.inference_steps, resolution=resolution)
         for mode in chosen.modes:
-            diffusion = build(network, device, torch.float32 if chosen.smoke else MODES[mode])
+            diffusion = random_diffusion(network, device, torch.float32 if chosen.smoke else MODES[mode])
             if mode == "compiled":
                 # Traced but not turned into code in a smoke test, which needs no compiler then.
                 diffusion.unet.compile(backend="eager" if chosen.smoke else "inductor", dynamic=False)
@@ -164,43 +143,6 @@ def measure_speeds(
         batch_size / seconds,
         max(peaks) / 2**30 if peaks else None,
     )
-
-
-def build(network: str, device: torch.device, dtype: torch.dtype) -> FrozenDiffusion:
-    """The network with random weights, made on the device."""
-    tokenizer = CLIPTokenizer(
-        vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77
-    )
-    with device:
-        vae, unet, text_encoder = networks(network)
-    # Cast before it is wrapped, which would hash a billion weights to tell checkpoints apart.
-    unet, vae, text_encoder = (torch.nn.Module.to(each, dtype=dtype) for each in (unet, vae, text_encoder))
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    scheduler = PNDMScheduler(**schedule, skip_prk_steps=True)
-    return FrozenDiffusion(
-        vae, unet, text_encoder, tokenizer, scheduler, name=network, device=device, dtype=dtype
-    )
-
-
-def networks(network: str) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]:
-    """The autoencoder, U-Net and text encoder of that size, with random weights."""
-    sizes = NETWORKS[network]
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-        **sizes["vae"],
-    )
-    unet = UNet2DConditionModel(sample_size=64, **sizes["unet"])
-    return vae, unet, CLIPTextModel(CLIPTextConfig(projection_dim=768, **sizes["text"]))
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

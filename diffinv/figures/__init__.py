@@ -7,14 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "style": ["COLOURS", "GREY", "OKABE_ITO", "save_figure", "style", "use_style"],
         "plots": [
-            "accuracy_curve",
-            "bars",
-            "claims_forest",
-            "cost_against_loss",
-            "forest",
-            "grouped_points",
-            "heat_map",
-            "loss_curves",
+            *("accuracy_curve", "bars", "claims_forest", "cost_against_loss", "forest", "grouped_points"),
+            *("heat_map", "ledger_figure", "loss_curves"),
             "shared_legend",
         ],
         "image_grids": ["gallery", "image_grid", "interpolation_row"],

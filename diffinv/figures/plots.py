@@ -1,6 +1,7 @@
 """Result rows in, plots out; nothing is computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -256,3 +257,56 @@ def cost_against_loss(
     ax.margins(x=0.12)
     ax.set(xlabel=xlabel, ylabel="difference in test accuracy (points)")
     return ax
+
+
+def ledger_figure(rows: pd.DataFrame, datasets: Sequence[str]) -> Figure:
+    """A ledger (`studies.ledger`) on one page: a row per claim, a panel per dataset, a dot with its interval.
+
+    The verdict is told by colour and shape. What is measured in times, or not tested, is written out.
+    """
+    claims = list(dict.fromkeys(rows["claim"]))
+    letters = [claim[:3] for claim in claims]
+    gaps = np.cumsum([0.0, *(1.0 + 0.5 * (a != b) for a, b in pairwise(letters))])
+    place = dict(zip(claims, gaps, strict=True))
+    fig, axes = plt.subplots(
+        1, len(datasets), figsize=(9.2, 1.1 + 0.19 * gaps[-1]), sharex=True, sharey=True, squeeze=False
+    )
+    looks = {
+        "supported": ("o", COLOURS["real + DI"], COLOURS["real + DI"]),
+        "contradicted": ("X", COLOURS["DI"], COLOURS["DI"]),
+        "undecided": ("o", GREY, "white"),
+    }
+    for ax, dataset in zip(axes[0], datasets, strict=True):
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_title(dataset)
+        for row in rows.itertuples():
+            y = place[row.claim]
+            if row.verdict not in looks:
+                said, colour = (row.verdict, GREY) if ax is axes[0, 0] else ("", GREY)
+            elif row.unit == "times":
+                said, colour = f"{row.difference:.1f} times: {row.verdict}", looks[row.verdict][1]
+                said = said if ax is axes[0, 0] else ""
+            else:
+                said, colour = "", GREY
+                if row.dataset == dataset:
+                    marker, line, face = looks[row.verdict]
+                    ax.plot([100 * row.low, 100 * row.high], [y, y], color=line, linewidth=1.5)
+                    ax.plot(
+                        100 * row.difference, y, marker, color=line, markerfacecolor=face, label=row.verdict
+                    )
+            if said:
+                ax.annotate(
+                    said,
+                    (0.02, y),
+                    xycoords=("axes fraction", "data"),
+                    color=colour,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )
+        ax.grid(False, axis="y")
+    axes[0, 0].set_yticks(gaps, claims, fontsize=8)
+    axes[0, 0].set_ylim(gaps[-1] + 0.8, -0.8)
+    middle = axes[0, len(datasets) // 2]
+    middle.set_xlabel("effect in points of test accuracy, 95 % interval")
+    shared_legend(fig, axes[0])
+    return fig

@@ -1,6 +1,7 @@
 """What any network needs: a device to run on, and a key of its weights."""
 
 import hashlib
+import platform
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,15 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
         here = " or ".join(sorted({"cpu", best_device()}))
         raise ValueError(f"device {str(device)!r} cannot be used on this machine: choose {here}.") from error
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """The name that a table of times goes by: times compare on one machine alone."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    words = f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"{device.type} {platform.processor() or platform.machine()}, {words}"
 
 
 def weights_fingerprint(model: Any) -> str:

@@ -147,6 +147,7 @@ class AugmentationLesson:
     gallery_columns: int = 12
 
 
+@dataclass(frozen=True)
 class ArchitectureLesson:
     """Counts of 08_architectures; the real images are those of lesson 03."""
 
@@ -187,6 +188,40 @@ class StorageLesson:
         ("EulerAncestralDiscreteScheduler", 10, 1.0),
     )
     sampler_images_per_real: int = 1  # 100 guided steps of each cost most of the lesson
+
+
+@dataclass(frozen=True)
+class AblationsLesson:
+    """Counts of 10_ablations; the values that each setting takes."""
+
+    real_per_class: int = 8
+    images_per_real: int = 4
+    updates_grid: tuple[int, ...] = (10, 50)
+    guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
+    guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
+    inference_steps_grid: tuple[int, ...] = (3, 5)
+    native_inference_steps: int = 3  # at the native side, where a step costs several times as much; 0 = not
+    number_grid: tuple[int, ...] = (1, 4)  # samples per real image
+    noise_grid: tuple[float, ...] = (0.1, 0.4)
+    weight_grid: tuple[float, ...] = (0, 0.1, 0.3)
+    share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
+    tokens_grid: tuple[int, ...] = (4, 16)
+    initialisations: tuple[str, ...] = ("class_prompt",)  # besides the profile's own
+    drawn: int = 16  # samples per real image among which CLIP chooses; 0 = it does not
+    hard_share: float = 0.375  # of each class: those that a classifier has not learned early; 0 = not tried
+    early_steps: int = 30
+    confirmed: int = 2  # of the largest effects, on a second dataset
+
+
+@dataclass(frozen=True)
+class RuntimeLesson:
+    """Counts of 11_runtime."""
+
+    images_at_once: int = 16
+    repeats: int = 9
+    large_network: str = "sd-v1"  # with random weights, one prediction of which is timed too; "" for none
+    large_repeats: int = 1
+    counted_sides: tuple[int, ...] = (128, 256, 512)  # of Stable Diffusion, by its shapes alone
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
 from diffinv.lessons.counts import (
+    AblationsLesson,
     ArchitectureLesson,
     AugmentationLesson,
     ClassifierLesson,
@@ -23,6 +24,7 @@ from diffinv.lessons.counts import (
     PretrainingLesson,
     Quickstart,
     RetrievalLesson,
+    RuntimeLesson,
     SamplingLesson,
     StorageLesson,
 )
@@ -63,6 +65,8 @@ class Profile:
     augmentation_lesson: AugmentationLesson = field(default_factory=AugmentationLesson)
     architecture_lesson: ArchitectureLesson = field(default_factory=ArchitectureLesson)
     storage_lesson: StorageLesson = field(default_factory=StorageLesson)
+    ablations_lesson: AblationsLesson = field(default_factory=AblationsLesson)
+    runtime_lesson: RuntimeLesson = field(default_factory=RuntimeLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -211,6 +215,26 @@ SMOKE = replace(
             ("DPMSolverMultistepScheduler", 2, 1.0),
         ),
     ),
+    ablations_lesson=AblationsLesson(
+        real_per_class=2,
+        images_per_real=1,
+        updates_grid=(4, 8),
+        guidance_grid=(1.0, 2.0),
+        inference_steps_grid=(1, 2),
+        native_inference_steps=1,
+        number_grid=(1, 2),
+        weight_grid=(0, 0.3),
+        share_grid=(0.5,),
+        tokens_grid=(16,),
+        initialisations=(),
+        drawn=2,
+        hard_share=0.5,
+        early_steps=2,
+        confirmed=1,
+    ),
+    runtime_lesson=RuntimeLesson(
+        images_at_once=2, repeats=3, large_network="small", counted_sides=(128, 256)
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -275,6 +299,21 @@ COLAB = replace(
         tokens=1,
         images_per_real=2,
     ),
+    ),
+    ablations_lesson=AblationsLesson(
+        real_per_class=4,
+        images_per_real=2,
+        updates_grid=(50, 200),
+        guidance_grid=(1.0, 2.0),
+        inference_steps_grid=(10, 20),
+        native_inference_steps=10,
+        number_grid=(1, 4),
+        weight_grid=(0, 0.3),
+        tokens_grid=(1, 5),
+        drawn=4,
+        confirmed=1,
+    ),
+    runtime_lesson=RuntimeLesson(images_at_once=4, large_network=""),
     time_limit_seconds=3600,
 )
 
@@ -327,6 +366,19 @@ PAPER = replace(
         images_per_real=5,
     ),
     storage_lesson=replace(COLAB.storage_lesson, images_per_real=5),
+    ablations_lesson=AblationsLesson(
+        real_per_class=60,
+        images_per_real=5,
+        updates_grid=(100, 1000, 3000),
+        guidance_grid=(1.0, 2.0, 4.0, 8.0),
+        inference_steps_grid=(20, 50, 100),
+        native_inference_steps=50,
+        number_grid=(1, 5, 20),
+        noise_grid=(0, 0.1, 0.2, 0.4),
+        weight_grid=(0, 0.1, 0.2, 0.4),
+        tokens_grid=(1, 5, 20),
+        drawn=20,
+    ),
     time_limit_seconds=21 * 24 * 3600,
 )
 

@@ -28,8 +28,9 @@ class Job:
     notebook: Path
     executed: Path
     staging: Path
-    parameters: dict[str, Any]  # all but output_dir, which is `staging`
+    parameters: dict[str, Any]  # all but output_dir, which is `staging`, and results_dir
     cell_timeout_seconds: int | None
+    results: Path | None = None  # of a notebook that reads what the others wrote, as its results_dir
 
     @property
     def name(self) -> str:
@@ -157,11 +158,14 @@ def _execute(job: Job) -> str | None:
             await self.request_shutdown(restart)
             await self.finish_shutdown(restart=restart)
 
+    folders = {"output_dir": str(job.staging)}
+    if job.results is not None:
+        folders["results_dir"] = str(job.results)
     try:
         papermill.execute_notebook(
             job.notebook,
             job.executed,
-            parameters={**job.parameters, "output_dir": str(job.staging)},
+            parameters={**job.parameters, **folders},
             kernel_name="python3",
             cwd=Path.cwd(),  # a relative path among the parameters means what its giver meant
             start_timeout=120,

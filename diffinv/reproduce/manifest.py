@@ -73,19 +73,26 @@ def beside(image: str, files: Sequence[str]) -> dict[str, str]:
     return {kind: file for kind, file in others.items() if file in files}
 
 
-def notebook_key(notebook: Path, parameters: dict[str, Any]) -> str:
-    """What a notebook's figures depend on: its cells, its parameters, the package's sources, the assets."""
+def notebook_key(notebook: Path, parameters: dict[str, Any], results: Path | None = None) -> str:
+    """What a notebook's figures depend on: its cells, its parameters, the package's sources, the assets.
+
+    And the claims that others have judged, where it reads them in the folder `results`.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]
-    return content_key(sources, parameters, fingerprint(PACKAGE, "*.py"), fingerprint(ASSETS))
+    read = [] if results is None else [_digests(sorted(results.glob("*_claims.csv")))]
+    return content_key(sources, parameters, fingerprint(PACKAGE, "*.py"), fingerprint(ASSETS), *read)
 
 
 def fingerprint(folder: Path, pattern: str = "*") -> str:
     """The content key of a folder's files: their names and bytes."""
     paths = [path for path in folder.rglob(pattern) if path.is_file() and "__pycache__" not in path.parts]
     names = [path.relative_to(folder).as_posix() for path in paths]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    return content_key(dict(zip(names, digests, strict=True)))
+    return content_key(dict(zip(names, _digests(paths), strict=True)))
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def run_record(profile: Profile, notebooks: Path) -> dict[str, Any]:

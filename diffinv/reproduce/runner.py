@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -38,28 +39,35 @@ def reproduce(
     """Run the numbered notebooks and collect their figures, a manifest and a gallery in `output`.
 
     A notebook whose figures are up to date is left alone unless `force`; one that fails is reported, its
-    partial copy kept in `output/executed`, and the others still run. ValueError for what is unknown: the
-    profile, a number in `only`, a parameter that a chosen notebook does not declare.
+    partial copy kept in `output/executed`, and the others still run. A notebook with a parameter
+    `results_dir` reads what the others wrote: it gets `output` as that folder, and starts when all others
+    have ended. ValueError for what is unknown: the profile, a number in `only`, a parameter that a chosen
+    notebook does not declare.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one notebook has to run at a time.")
-    for name, option in (("profile", "--profile"), ("output_dir", "--output")):
+    for name, option in (("profile", "--profile"), ("output_dir", "--output"), ("results_dir", "--output")):
         if name in (parameters or {}):
             raise ValueError(f"the parameter {name!r} is set by the runner: use {option} for it.")
     notebooks, output = Path(notebooks), Path(output).resolve()
     settings, paths = load_profile(profile), find_notebooks(notebooks, only)
     given = {"profile": profile, **(parameters or {})}
-    chosen = [_job(path, output / "executed", given, settings.time_limit_seconds) for path in paths]
-    keys = {job.name: notebook_key(job.notebook, job.parameters) for job in chosen}
+    chosen = [_job(path, output, given, settings.time_limit_seconds) for path in paths]
+    keys = {job.name: _key(job) for job in chosen}
     manifest = Manifest(output)
     # It is written here: an output folder that cannot be says so now, not after an hour.
     manifest.keep_only({path.stem for path in find_notebooks(notebooks)})
     before = {job.name: manifest.notebooks.get(job.name, {}) for job in chosen}
 
+    current = {job.name for job in chosen if not force and manifest.is_up_to_date(job.name, keys[job.name])}
+    if any(job.name not in current and job.results is None for job in chosen):
+        current -= {
+            job.name for job in chosen if job.results is not None
+        }  # they read what is about to change
     outcomes = {
         job.name: Outcome(job, "up to date", manifest.figures_of(job.name))
         for job in chosen
-        if not force and manifest.is_up_to_date(job.name, keys[job.name])
+        if job.name in current
     }
     # The quickstart first; then the longest, by what they took the last time, so that no process waits for
     # one that began late.
@@ -67,7 +75,7 @@ def reproduce(
         name: (record.get("cold") or record).get("wall_seconds", math.inf) for name, record in before.items()
     }
     todo = [job for job in chosen if job.name not in outcomes]
-    todo.sort(key=lambda job: (not job.is_first, -last[job.name]))
+    todo.sort(key=lambda job: (job.results is not None, not job.is_first, -last[job.name]))
     if outcomes:
         log.info("up to date: %s", ", ".join(outcomes))
     log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
@@ -79,9 +87,12 @@ def reproduce(
         shared["unet_calls_per_second"] = speed
         expected = {job.name: expected_seconds(before[job.name], job.parameters, speed) for job in todo}
         with talking(expected, jobs, cold) as talk:
-            for outcome in _run_each(todo, jobs, talk):
+            writers = [job for job in todo if job.results is None]
+            readers = todo[len(writers) :]
+            for outcome in chain(_run_each(writers, jobs, talk), _run_each(readers, jobs, talk)):
                 name = outcome.job.name
-                record = {"key": keys[name], **shared, **outcome.measured}
+                key = _key(outcome.job) if outcome.job.results else keys[name]
+                record = {"key": key, **shared, **outcome.measured}
                 record["cold"] = _cold_run(record, before[name], cold)
                 outcomes[name] = _accepted(manifest, outcome, record)
                 if outcome.job.executed.exists():  # a process that was killed may not have begun it
@@ -110,11 +121,17 @@ def find_notebooks(folder: str | Path, only: Iterable[str] | None = None) -> lis
     return [path for path in paths if path.stem[:2] in wanted]
 
 
-def _job(notebook: Path, executed: Path, given: Mapping[str, Any], limit: int) -> Job:
+def _job(notebook: Path, output: Path, given: Mapping[str, Any], limit: int) -> Job:
     parameters = check_parameters(notebook, {**given, "output_dir": ""})
     del parameters["output_dir"]  # where the figures lie says it better
+    results = output if parameters.pop("results_dir", None) is not None else None
     # The figures arrive in a folder of the notebook's own: a failed run then never touches the good ones.
-    return Job(notebook, executed / notebook.name, executed / f".{notebook.stem}", parameters, limit)
+    executed = output / "executed"
+    return Job(notebook, executed / notebook.name, executed / f".{notebook.stem}", parameters, limit, results)
+
+
+def _key(job: Job) -> str:
+    return notebook_key(job.notebook, job.parameters, job.results)
 
 
 def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:

@@ -1,8 +1,9 @@
 """The claims: what the paper reported, what the lessons found, and what an interval says of a claim."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from diffinv.artefacts.writing import ArtefactError
@@ -10,12 +11,22 @@ from diffinv.foundation import ASSETS
 from diffinv.studies.statistics import describe_gain, paired_difference, seeds_needed
 
 REPORTED = ASSETS / "paper_reported.csv"
-CLAIMS = (
-    "classifier_claims", "lecf_claims", "knn_claims", "generator_claims", "few_shot_claims",
-    "architecture_claims", "augmentation_claims",
-)  # fmt: skip
+# The tables of judged claims, and the number of the lesson that writes each.
+CLAIMS: Mapping[str, str] = {
+    "classifier_claims": "03",
+    "generator_claims": "04",
+    "lecf_claims": "05",
+    "knn_claims": "06",
+    "few_shot_claims": "07",
+    "architecture_claims": "08",
+    "augmentation_claims": "09",
+    "ablations_claims": "10",
+    "runtime_claims": "11",
+}
 ACCURACY = "classifier_by_number_generated"
 JUDGED = ("claim", "dataset", "difference", "low", "high", "n", "verdict", "seeds_needed")
+EVERY = "every dataset"  # of a claim that no dataset has a part in, such as one on times
+POINTS, TIMES = "points", "times"  # units of an effect: a difference of accuracies, or a ratio
 
 
 def judge(claims: Mapping[str, tuple[pd.DataFrame, str, str]]) -> pd.DataFrame:
@@ -32,12 +43,31 @@ def judge(claims: Mapping[str, tuple[pd.DataFrame, str, str]]) -> pd.DataFrame:
     return effects[list(JUDGED)]
 
 
+def judge_times(claims: Mapping[str, tuple[pd.DataFrame, str, str]], value: str) -> pd.DataFrame:
+    """As `judge`, of a ratio: how many times the `value` of condition b that of a is, "supported" above 1.
+
+    The t-interval is that of the logarithm, paired by seed. One more column, unit, is "times".
+    """
+    logs = {
+        claim: (rows.assign(accuracy=np.log(rows[value])), a, b) for claim, (rows, a, b) in claims.items()
+    }
+    effects = judge(logs)
+    ends = ["difference", "low", "high"]
+    return effects.assign(**{end: np.exp(effects[end]) for end in ends}, unit=TIMES)
+
+
 def beside_paper(effects: pd.DataFrame, paper: Mapping[str, str]) -> pd.DataFrame:
     """Judged claims in points of accuracy, beside what the paper finds; `paper["(a)"]` is a sentence."""
     table = effects.assign(paper=effects["claim"].str[:3].map(paper))
+    in_times = set(table.get("unit", ())) == {TIMES}
     for column in ("difference", "low", "high"):
-        table[column] = (100 * table[column]).map("{:+.1f}".format)
-    names = {"difference": "effect (points)", "low": "95 % low", "high": "95 % high", "n": "seeds"}
+        table[column] = table[column].map("{:.1f}".format if in_times else "{:+.1%}".format).str.rstrip("%")
+    names = {
+        "difference": "effect (times)" if in_times else "effect (points)",
+        "low": "95 % low",
+        "high": "95 % high",
+        "n": "seeds",
+    }
     return table.rename(columns={**names, "seeds_needed": "seeds that decide"})
 
 
@@ -117,22 +147,35 @@ def accuracy_table(folder: str | Path = "figures") -> str:
 
 def claims_table(folder: str | Path = "figures") -> str:
     """Each claim's verdict, effect and interval in points of accuracy; "" where no lesson has judged one."""
-    judged = list(_judged(folder))
-    if not judged:
+    rows = judged(folder)
+    if rows.empty:
         return ""
-    rows = pd.concat(judged, ignore_index=True)
-    datasets = list(dict.fromkeys(rows["dataset"]))
+    datasets = [name for name in rows["dataset"].unique() if name != EVERY]
     cells = {(row.claim, row.dataset): _verdict(row) for row in rows.itertuples()}
-    claims = sorted(dict.fromkeys(rows["claim"]), key=lambda claim: claim[:3])
-    lines = [[claim, *(cells.get((claim, dataset), "") for dataset in datasets)] for claim in claims]
+    claims = sorted(rows["claim"].unique(), key=lambda claim: claim[:3])
+    lines = [
+        [claim, *(cells.get((claim, dataset), cells.get((claim, EVERY), "")) for dataset in datasets)]
+        for claim in claims
+    ]
     return markdown_table(["claim of the paper", *datasets], lines)
 
 
-def _judged(folder: str | Path) -> Iterator[pd.DataFrame]:
-    for name in CLAIMS:
-        rows = _read(folder, name, JUDGED)
-        if rows is not None:
-            yield rows[list(JUDGED)]
+def judged(folder: str | Path, *, otherwise: str | Path | None = None) -> pd.DataFrame:
+    """All judged claims that the lessons wrote to a folder, each with its lesson, unit and source.
+
+    A lesson that has written none there is looked up in `otherwise`; `source` says where a row was found.
+    ArtefactError where a table lacks a column.
+    """
+    tables = []
+    for name, lesson in CLAIMS.items():
+        for place in (folder, otherwise):
+            rows = None if place is None else _read(place, name, JUDGED)
+            if rows is not None:
+                unit = rows.get("unit", POINTS)
+                tables.append(rows[list(JUDGED)].assign(unit=unit, lesson=lesson, source=str(place)))
+                break
+    empty = pd.DataFrame(columns=[*JUDGED, "unit", "lesson", "source"])
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
 def _read(folder: str | Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
@@ -145,11 +188,17 @@ def _read(folder: str | Path, name: str, columns: tuple[str, ...]) -> pd.DataFra
     return rows
 
 
+def effect_in_words(row) -> str:
+    """The effect of a judged row with its interval, as "+1.2 [0.3, 2.1]" or "3.5x [3.4, 3.7]"."""
+    if row.unit == TIMES:
+        return f"{row.difference:.1f}x [{row.low:.1f}, {row.high:.1f}]"
+    return f"{100 * row.difference:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+
+
 def _verdict(row) -> str:
-    effect = f"{100 * row.difference:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
     if row.verdict == "undecided":
-        return f"undecided ({effect}; {row.seeds_needed:.0f} seeds would decide)"
-    return f"**{row.verdict}** ({effect})"
+        return f"undecided ({effect_in_words(row)}; {row.seeds_needed:.0f} seeds would decide)"
+    return f"**{row.verdict}** ({effect_in_words(row)})"
 
 
 def paper_reported(item: str | None = None) -> pd.DataFrame:

@@ -96,24 +96,6 @@ def holm(effects: pd.DataFrame) -> pd.DataFrame:
     return effects.assign(p=p, p_holm=corrected)
 
 
-def holm(effects: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `paired_difference` with `p`, that of a two-sided paired t-test, and `p_holm`, corrected.
-
-    Holm's correction (1979) for all these rows together: with `p_holm` at most 0.05 wherever one says that
-    two differ, the chance of being wrong even once is at most 0.05.
-    """
-    error = effects["std"] / np.sqrt(effects["n"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(effects["difference"] / error)
-    # No deviation at all: certain, or no difference.
-    p = 2 * stats.t.sf(t.fillna(0), effects["n"] - 1)
-    order = np.argsort(p)
-    steps = p[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return effects.assign(p=p, p_holm=corrected)
-
-
 def seeds_needed(difference: float, std: float, *, most: int = 1000) -> int:
     """How many seeds an interval takes that leaves zero out, if mean and deviation stay as they are.
 
