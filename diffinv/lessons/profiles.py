@@ -16,6 +16,7 @@ from diffinv.lessons.counts import (
     GeneratorLesson,
     InversionLesson,
     LECFLesson,
+    OwnDataLesson,
     PretrainingLesson,
     Quickstart,
     RetrievalLesson,
@@ -54,6 +55,7 @@ class Profile:
     generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
     lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
     retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
+    own_data_lesson: OwnDataLesson = field(default_factory=OwnDataLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -183,6 +185,16 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
+    own_data_lesson=OwnDataLesson(
+        images_per_real=2,
+        num_folds=3,
+        repetitions=1,
+        search_grid={"inversion.steps_per_image": (4, 8)},
+        probe_images=4,
+        probe_updates=25,
+        lesson_steps=4,
+        lesson_per_class=6,
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -233,6 +245,10 @@ COLAB = replace(
         sentence_model="mrm8488/t5-base-finetuned-common_gen",
     ),
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
+    own_data_lesson=OwnDataLesson(
+        search_grid={"inversion.steps_per_image": (100, 200), "sampling.guidance_scale": (2, 4)},
+        probe_images=8,
+    ),
     time_limit_seconds=3600,
 )
 

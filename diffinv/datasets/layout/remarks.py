@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from diffinv.foundation.errors import listed
 
 log = logging.getLogger(__name__)
 FEW_IMAGES, UNEQUAL = 3, 10
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
 def remarks(folder: Path, splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> Iterator[str]:
@@ -60,10 +63,25 @@ def _identical(splits: Mapping[str, Classes], digests: Mapping[Path, bytes]) -> 
 
 def tell(layout: Layout | None, sentences: Iterable[str]) -> None:
     """Log the plan of a folder, and as a warning each sentence on what a reader would not expect."""
-    if layout is not None:
+    collected = _collected.get()
+    if layout is not None and collected is None:
         _tell_once(logging.INFO, layout.summary)
     for sentence in (*(layout.notes if layout else ()), *sentences):
-        _tell_once(logging.WARNING, sentence)
+        if collected is None:
+            _tell_once(logging.WARNING, sentence)
+        elif sentence not in collected:
+            collected.append(sentence)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Put into a list what would be logged as warnings inside the block, for a report of the caller's."""
+    sentences: list[str] = []
+    token = _collected.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _collected.reset(token)
 
 
 @cache  # three splits of one folder would say it three times
