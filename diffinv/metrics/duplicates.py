@@ -44,7 +44,7 @@ def _hashes(images: Images) -> UInt64[np.ndarray, " image"]:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def _shrunk(images: Images, side: int) -> Float[np.ndarray, "image side side 3"]:
+def _shrunk(images: Images, side: int) -> Float[np.ndarray, "image small small 3"]:
     size = (side, side)
     small = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images]
     return np.array(small).reshape(len(images), side, side, 3) / 255

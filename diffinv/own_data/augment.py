@@ -12,7 +12,6 @@ from diffinv.artefacts.writing import ArtefactError, check_output
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import Fit
 from diffinv.datasets.layout.plan import ClassLevel
-from diffinv.foundation.errors import listed
 from diffinv.lessons import methods
 from diffinv.lessons.profiles import Profile, load_profile
 from diffinv.method.cached import inversion_path
@@ -59,12 +58,12 @@ class Comparison:
 
     def __str__(self) -> str:
         lines = [
-            f"{row.condition:<22}{row.mean:>8.1%}  [{row.low:.1%}, {row.high:.1%}]"
+            f"  {row.condition:<22}{row.mean:>8.1%}  [{max(row.low, 0):.1%}, {min(row.high, 1):.1%}]"
             for row in self.summary.itertuples()
         ]
         folds, steps = self.rows["seed"].nunique(), self.rows["optimiser_steps"].iloc[0]
-        how = f"accuracy on {folds} folds, {steps} steps each; the lower two with the same crops and flips"
-        return "\n".join([how, *lines, f"synthetic images beside augmentation: {self.verdict}"])
+        how = f"accuracy on {folds} folds, {steps} steps each; the lower two with the same augmentation:"
+        return wrapped([how, *lines, f"synthetic images beside augmentation: {self.verdict}"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +185,12 @@ def augment(
     """
     plan = prepare(data, out, seed=seed, report=report, **options)
     own, diffusion, real = plan.own, plan.diffusion, plan.own.real
+    _refuse([plan.photographs] if plan.photographs else [], anyway)
     clip = load_clip(plan.settings.clip, device=diffusion.device)
     trial = try_model(diffusion, clip, real, plan.settings, seed=seed)
     report(wrapped([str(trial)]))
+    _refuse(list(trial.faults()), anyway)
     faults = [*trial.faults(), *([plan.photographs] if plan.photographs else [])]
-    if faults and not anyway:
-        said = " ".join(faults).rstrip(".")
-        raise ValueError(f"{said}; or go on with anyway=True.")
 
     chosen = _choose(plan, seed)
     settings = plan.settings.changed(chosen)
@@ -219,6 +217,12 @@ def augment(
         result.save(out)
         report(f"{out} holds {len(images)} synthetic and {len(real)} real images.")
     return result
+
+
+def _refuse(faults: list[str], anyway: bool) -> None:
+    if faults and not anyway:
+        said = " ".join(faults).rstrip(".")
+        raise ValueError(f"{said}; or go on with anyway=True.")
 
 
 def _output_problem(out: str | Path | None) -> list[str]:

@@ -1,5 +1,6 @@
 """What a folder of images holds, said in a table before any work, and all that stands in the way of it."""
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset, look_at
+from diffinv.datasets.decoding import resize_images
 from diffinv.datasets.hub import is_hub_folder
 from diffinv.datasets.labelled_images import is_saved
 from diffinv.datasets.layout.plan import UNDIVIDED, Layout
@@ -144,13 +146,15 @@ def read_own(
         notes.append(f"no splits of its own: {len(validation)} images are set aside for validation.")
     parts = [part.images for part in (train, validation, test) if part is not None]
     left_out = [note for note in notes if "are left out:" in note]
+    if layout:  # one line for all splits says it
+        notes[:] = [note for note in notes if not re.search("are (cropped to their middle|squashed),", note)]
     return OwnImages(
         name=Path(data).name or str(data),
         real=train,
         validation=validation,
         test=test,
         pairs=near_duplicates(np.concatenate(parts)),
-        about_files=_about_files(layout) if layout else f"{train.resolution}x{train.resolution} px, RGB",
+        about_files=_about_files(layout, how) if layout else f"{train.resolution}x{train.resolution} px, RGB",
         notes=tuple(notes),
         damaged="" if skip_damaged or not left_out else _refused(left_out),
     )
@@ -158,7 +162,7 @@ def read_own(
 
 def drawn_share(images: np.ndarray) -> float:
     """Share of neighbouring pixels that are alike: high in drawings, low in photographs."""
-    values = images.astype(np.int16)
+    values = resize_images(images, 32).astype(np.int16)
     return float((np.abs(np.diff(values, axis=2)).max(axis=-1) <= 2).mean())
 
 
@@ -180,7 +184,7 @@ def _layout_of(data: str | Path, how: dict[str, Any]) -> Layout | None:
     return look_at(folder, how.get("class_level"))
 
 
-def _about_files(layout: Layout) -> str:
+def _about_files(layout: Layout, how: dict[str, Any]) -> str:
     sizes, modes = Counter(), Counter()  # type: ignore[var-annotated]
     for classes in layout.files.values():
         for path in (path for paths in classes.values() for path in paths):
@@ -191,12 +195,17 @@ def _about_files(layout: Layout) -> str:
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # named among the damaged
     smallest, largest = min(sizes, key=min), max(sizes, key=max)
-    oblong = sum(count for (width, height), count in sizes.items() if width != height)
+    oblong = {size: count for size, count in sizes.items() if size[0] != size[1]}
     shape = f"{smallest[0]}x{smallest[1]}"
     if len(sizes) > 1:
         shape += f" to {largest[0]}x{largest[1]}"
     kinds = listed([f"{count} {mode}" for mode, count in modes.most_common()], 6)
-    return f"{shape} px, {oblong} not square; {kinds}"
+    if not oblong:
+        return f"{shape} px, all square; {kinds}"
+    loss = 1 - min(min(size) / max(size) for size in oblong)
+    done = {"crop": f"cropped by up to {loss:.0%}", "pad": "padded with white", "squash": "squashed"}
+    said = f"{sum(oblong.values())} not square and {done[how.get('fit', 'crop')]} (fit: crop, pad or squash)"
+    return f"{shape} px, {said}; {kinds}"
 
 
 def _refused(left_out: list[str]) -> str:

@@ -30,9 +30,11 @@ def folds_of(
     for label in np.unique(real.labels):
         members = np.flatnonzero(real.labels == label)
         together = [members[groups[members] == group] for group in np.unique(groups[members])]
-        together.sort(key=lambda rows: content_key("fold", seed, sorted(real.ids[row] for row in rows)))
+        keys = [content_key("fold", seed, sorted(real.ids[row] for row in rows)) for rows in together]
+        # Large groups first: the small ones then even out what these leave.
+        order = sorted(range(len(keys)), key=lambda at: (-len(together[at]), keys[at]))
         sizes = np.zeros(num_folds, np.int64)
-        for rows in together:
+        for rows in (together[at] for at in order):
             # Classes begin at different folds, so that what is left over of each does not pile up in one.
             fold = (int(np.roll(sizes, -int(label)).argmin()) + int(label)) % num_folds
             folds[rows], sizes[fold] = fold, sizes[fold] + len(rows)
@@ -100,8 +102,7 @@ def sentence_on_gain(gain: pd.DataFrame, num_images: int, num_folds: int) -> str
     if needed < MOST_FOLDS:
         return f"Not decided: {said}; {math.ceil(needed / num_folds)} repetitions would, if this went on."
     # The deviation of a share falls with the root of the number of images that it is of.
-    share = (row["high"] - row["difference"]) / max(abs(row["difference"]), 1e-9)
-    more = math.ceil(num_images * share**2) - num_images
-    if share > 10:
-        return f"Not decided: {said}; so small a difference no number of images within reach would show."
-    return f"Not decided: {said}; about {more} more real images would, if this went on."
+    share = (row["high"] - row["difference"]) / max(abs(row["difference"]), 1e-6)
+    more = num_images * (share**2 - 1)
+    count = f"about {math.ceil(more):,}" if more < 1e6 else "more than a million"
+    return f"Not decided: {said}; {count} more real images would, if this went on."
