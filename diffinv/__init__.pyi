@@ -27,6 +27,8 @@ from .models.diffusion import FrozenDiffusion as FrozenDiffusion
 from .models.diffusion import load_diffusion as load_diffusion
 from .models.memory import MemorySettings as MemorySettings
 from .models.memory import Workload as Workload
+from .own_data.augment import Augmented as Augmented
+from .own_data.augment import augment as augment
 from .studies.estimate import estimate as estimate
 from .studies.grid import Condition as Condition
 from .studies.grid import run_study as run_study

@@ -14,8 +14,8 @@ import diffinv
 PACKAGE = Path(__file__).parents[1] / "diffinv"
 # From the roof down: a room imports only from those after it, or from itself.
 STAIR = (
-    *("commands", "reproduce", "lessons", "evaluation", "studies", "synthesizers", "method", "classifiers"),
-    *("metrics", "models", "datasets", "figures", "artefacts", "foundation"),
+    *("commands", "own_data", "reproduce", "lessons", "evaluation", "studies", "synthesizers", "method"),
+    *("classifiers", "metrics", "models", "datasets", "figures", "artefacts", "foundation"),
 )
 FACTORY = "tinysd"  # imports what it needs, and is imported by nothing
 

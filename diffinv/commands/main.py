@@ -1,4 +1,4 @@
-"""The command line: `diffinv reproduce | invert | sample | evaluate | findings | doctor | pretrain`.
+"""The command line: `diffinv reproduce | augment | invert | sample | evaluate | findings | doctor`, and more.
 
 A verb is a module with two functions: `add_to` describes its options, `run` imports what it needs and returns
 the exit code, so that `diffinv --help` is instant.
@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from diffinv import __version__
-from diffinv.commands import doctor, evaluate, findings, invert, reproduce, sample
+from diffinv.commands import augment, doctor, evaluate, findings, invert, reproduce, sample
 from diffinv.commands.options import in_terms_of
 from diffinv.commands.parts import run_shared
 from diffinv.foundation.errors import guarded
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"diffinv {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (reproduce, invert, sample, evaluate, findings, doctor):
+    for verb in (reproduce, augment, invert, sample, evaluate, findings, doctor):
         verb.add_to(verbs)
     verbs.add_parser("pretrain", help="make the embedded model again (see diffinv pretrain --help)")
     return parser

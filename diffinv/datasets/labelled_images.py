@@ -61,6 +61,13 @@ class LabelledImages:
         """A key of the pixels, labels and class names, whatever the images are called."""
         return content_key(self.images, self.labels, self.class_names)
 
+    @property
+    def file_names(self) -> list[str]:
+        """Where `save` puts each image, below its folder."""
+        folders = _folder_names(self.class_names)
+        numbers = [itertools.count() for _ in folders]
+        return [f"{folders[label]}/{next(numbers[label]):05d}.png" for label in self.labels.tolist()]
+
     def class_counts(self) -> dict[str, int]:
         """Number of images of each class."""
         counts = np.bincount(self.labels, minlength=self.num_classes).tolist()
@@ -121,9 +128,7 @@ class LabelledImages:
         """
         folder = Path(folder)
         encoded = [encode_png(image) for image in self.images]
-        folders = _folder_names(self.class_names)
-        numbers = [itertools.count() for _ in folders]
-        paths = [f"{folders[label]}/{next(numbers[label]):05d}.png" for label in self.labels.tolist()]
+        folders, paths = _folder_names(self.class_names), self.file_names
         record = {
             "format": FORMAT,
             "class_names": self.class_names,

@@ -1,9 +1,12 @@
 """How much each notebook does at one scale: images, copies, grids; `profiles` picks the values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from diffinv.classifiers.policies import Policy
 from diffinv.studies.augmentation import POLICIES
+from diffinv.foundation.checks import check_fields
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion
 from diffinv.synthesizers.gan.training import GANTraining
 
@@ -222,6 +225,31 @@ class RuntimeLesson:
     large_network: str = "sd-v1"  # with random weights, one prediction of which is timed too; "" for none
     large_repeats: int = 1
     counted_sides: tuple[int, ...] = (128, 256, 512)  # of Stable Diffusion, by its shapes alone
+
+
+@dataclass(frozen=True)
+class OwnDataLesson:
+    """Counts of `augment`, and of 14_your_own_data, which calls it on a small folder."""
+
+    images_per_real: int = 4
+    num_folds: int = 5
+    repetitions: int = 2  # of the cross-validation, each with other folds
+    # The values of each setting that are tried on validation images, the cheapest first.
+    search_grid: Mapping[str, tuple[Any, ...]] = field(
+        default_factory=lambda: {
+            "inversion.steps_per_image": (50, 200),
+            "sampling.guidance_scale": (1, 2),
+        }
+    )
+    probe_images: int = 12  # on which the model is tried before the work
+    probe_updates: int = 50
+    probe_samples: int = 2  # of each of them
+    lesson_steps: int = 120  # optimiser steps of the lesson's classifiers
+    lesson_per_class: int = 12  # images of each class in the folder that it writes; of one class half
+
+    def __post_init__(self) -> None:
+        # With two folds, a class of as many images has one to train on, which has no partner.
+        check_fields(self, counts=("images_per_real", "repetitions"), at_least={"num_folds": 3})
 
 
 @dataclass(frozen=True)

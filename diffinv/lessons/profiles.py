@@ -21,6 +21,7 @@ from diffinv.lessons.counts import (
     GeneratorLesson,
     InversionLesson,
     LECFLesson,
+    OwnDataLesson,
     PretrainingLesson,
     Quickstart,
     RetrievalLesson,
@@ -67,6 +68,7 @@ class Profile:
     storage_lesson: StorageLesson = field(default_factory=StorageLesson)
     ablations_lesson: AblationsLesson = field(default_factory=AblationsLesson)
     runtime_lesson: RuntimeLesson = field(default_factory=RuntimeLesson)
+    own_data_lesson: OwnDataLesson = field(default_factory=OwnDataLesson)
     pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
@@ -235,6 +237,16 @@ SMOKE = replace(
     runtime_lesson=RuntimeLesson(
         images_at_once=2, repeats=3, large_network="small", counted_sides=(128, 256)
     ),
+    own_data_lesson=OwnDataLesson(
+        images_per_real=2,
+        num_folds=3,
+        repetitions=1,
+        search_grid={"inversion.steps_per_image": (4, 8)},
+        probe_images=4,
+        probe_updates=25,
+        lesson_steps=4,
+        lesson_per_class=6,
+    ),
     pretraining_lesson=PretrainingLesson(
         shown_concepts=10,
         shown_captions=3,
@@ -299,7 +311,6 @@ COLAB = replace(
         tokens=1,
         images_per_real=2,
     ),
-    ),
     ablations_lesson=AblationsLesson(
         real_per_class=4,
         images_per_real=2,
@@ -314,6 +325,10 @@ COLAB = replace(
         confirmed=1,
     ),
     runtime_lesson=RuntimeLesson(images_at_once=4, large_network=""),
+    own_data_lesson=OwnDataLesson(
+        search_grid={"inversion.steps_per_image": (100, 200), "sampling.guidance_scale": (2, 4)},
+        probe_images=8,
+    ),
     time_limit_seconds=3600,
 )
 

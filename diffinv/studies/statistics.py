@@ -13,11 +13,15 @@ CONFIDENCE = 0.95
 SHARES = ("accuracy", "balanced_accuracy")  # values from 0 to 1, which no interval may leave
 
 
-def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy") -> pd.DataFrame:
+def summarise(
+    rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy", overlap: float = 0.0
+) -> pd.DataFrame:
     """Mean, standard deviation, n and a 95 % t-interval (low, high) over the seeds of each group.
 
-    That of a share is symmetric on the logit scale (delta method), and so within 0 and 1.
-    ValueError for a group with fewer than two seeds, or with one seed twice (a column is missing in `by`).
+    That of a share is symmetric on the logit scale (delta method), and so within 0 and 1. `overlap` is for rows
+    of cross-validation, whose training images are largely the same: test images per training image, by which
+    the variance of the mean is raised (Nadeau and Bengio 2003). ValueError for a group with fewer than two
+    seeds, or with one seed twice (a column is missing in `by`).
     """
     by = list(by)
     _check_columns(rows, [*by, "seed", value])
@@ -25,7 +29,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], *, value: str = "accuracy")
     for key, group in rows.groupby(by, dropna=False, sort=False):
         name = ", ".join(f"{column} {part}" for column, part in zip(by, key, strict=True))
         _check_seeds_once(group, name)
-        interval = _interval(group[value].to_numpy(float), name, share=value in SHARES)
+        interval = _interval(group[value].to_numpy(float), name, overlap, share=value in SHARES)
         summary.append({**dict(zip(by, key, strict=True)), **interval})
     return pd.DataFrame(summary, columns=[*by, "mean", "std", "n", "low", "high"])
 
@@ -38,12 +42,14 @@ def paired_difference(
     *,
     baseline_by: Sequence[str] | None = None,
     value: str = "accuracy",
+    overlap: float = 0.0,
 ) -> pd.DataFrame:
     """How much condition `a` exceeds condition `b`, paired by seed, with a 95 % t-interval in each group.
 
     Rows are paired on `by` and the seed. `baseline_by`, a part of `by`, names the columns that `b` varies in,
     where it is a line drawn across a plot (real data against a number of samples). Only seeds that both have
-    count. ValueError for fewer than two pairs, or where a row has several partners.
+    count. `overlap` as for `summarise`. ValueError for fewer than two pairs, or where a row has several
+    partners.
     """
     by, shared = list(by), list(by if baseline_by is None else baseline_by)
     _check_columns(rows, ["condition", "seed", value, *by])
@@ -63,7 +69,10 @@ def paired_difference(
         raise ValueError(f'no row of "{a}" has a partner in "{b}": they share no seed and group.')
     groups = pairs.groupby(by, dropna=False, sort=False) if by else [((), pairs)]
     summary = [
-        {**dict(zip(by, key, strict=True)), **_interval(group["difference"].to_numpy(float), f"{a} - {b}")}
+        {
+            **dict(zip(by, key, strict=True)),
+            **_interval(group["difference"].to_numpy(float), f"{a} - {b}", overlap),
+        }
         for key, group in groups
     ]
     columns = [*by, "difference", "std", "n", "low", "high"]
@@ -96,15 +105,12 @@ def holm(effects: pd.DataFrame) -> pd.DataFrame:
     return effects.assign(p=p, p_holm=corrected)
 
 
-def seeds_needed(difference: float, std: float, *, most: int = 1000) -> int:
+def seeds_needed(difference: float, std: float, *, most: int = 1000, overlap: float = 0.0) -> int:
     """How many seeds an interval takes that leaves zero out, if mean and deviation stay as they are.
 
-    `most` stands for as many or more.
+    `most` stands for as many or more; with an `overlap` as for `summarise`, no number may do.
     """
-    for count in range(2, most):
-        if stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * std < math.sqrt(count) * abs(difference):
-            return count
-    return most
+    return next((n for n in range(2, most) if _half_width(std, n, overlap) < abs(difference)), most)
 
 
 def worth_in_real_images(rows: pd.DataFrame, condition: str, *, real: str = "real") -> pd.DataFrame:
@@ -134,17 +140,23 @@ def worth_in_real_images(rows: pd.DataFrame, condition: str, *, real: str = "rea
     return pd.DataFrame(found).rename(columns={"mean": "ratio"})
 
 
-def _interval(values: np.ndarray, name: str, *, share: bool = False) -> dict[str, float]:
+def _interval(
+    values: np.ndarray, name: str, overlap: float = 0.0, *, share: bool = False
+) -> dict[str, float]:
     count = len(values)
     if count < 2:
         raise ValueError(f"an interval needs at least 2 seeds, and {name} has {count}: run more seeds.")
     mean, std = float(values.mean()), float(values.std(ddof=1))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std / math.sqrt(count)
+    half = _half_width(std, count, overlap)
     low, high = mean - half, mean + half
     if share and 0 < mean < 1:  # at either end nothing varies
         half /= mean * (1 - mean)
         low, high = (float(special.expit(special.logit(mean) + side)) for side in (-half, half))
     return {"mean": mean, "std": std, "n": count, "low": low, "high": high}
+
+
+def _half_width(std: float, count: int, overlap: float) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * std * math.sqrt(1 / count + overlap)
 
 
 def _check_columns(rows: pd.DataFrame, columns: Sequence[str]) -> None:

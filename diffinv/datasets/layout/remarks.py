@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,6 +18,7 @@ FEW_IMAGES, UNEQUAL = 3, 10
 WORTH_SAYING = 0.25  # of an image that a crop cuts off
 Image = PurePath | str  # an image's file, or what it is called
 Splits = Mapping[str, Mapping[str, Sequence[Image]]]  # the images of every class in every split
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
 def remarks(folder: Path, splits: Splits, digests: Mapping[Any, bytes]) -> Iterator[str]:
@@ -100,10 +103,25 @@ def left_out(folder: Path, errors: Collection[UnreadableImage]) -> Iterator[str]
 
 def tell(layout: Layout | None, sentences: Iterable[str]) -> None:
     """Log the plan of a folder, and as a warning each sentence on what a reader would not expect."""
-    if layout is not None:
+    collected = _collected.get()
+    if layout is not None and collected is None:
         _tell_once(logging.INFO, layout.summary)
     for sentence in (*(layout.notes if layout else ()), *sentences):
-        _tell_once(logging.WARNING, sentence)
+        if collected is None:
+            _tell_once(logging.WARNING, sentence)
+        elif sentence not in collected:
+            collected.append(sentence)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Put into a list what would be logged as warnings inside the block, for a report of the caller's."""
+    sentences: list[str] = []
+    token = _collected.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _collected.reset(token)
 
 
 @cache  # three splits of one folder would say it three times

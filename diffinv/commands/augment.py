@@ -1,0 +1,62 @@
+"""`diffinv augment`: one's own images in one call, from a look at them to the proof of what is gained."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, at_least, option, reading
+
+_SAME = ("resolution", "images_per_real", "repetitions", "optimiser_steps", "device", "profile", "seed")
+
+
+def add_to(verbs) -> None:
+    verb = verbs.add_parser(
+        "augment",
+        help="check your images, make synthetic ones of them, and prove what these gain",
+        description="Look at the images and estimate the work; try the model on a few; choose settings on "
+        "validation images; make the set; compare classifiers by cross-validation. Interrupted, the same "
+        "command goes on from there. Exit codes: 0 done, 2 something stands in the way.",
+    )
+    add = verb.add_argument
+    add("data", metavar="DATA", help=REAL_IMAGES)
+    add("--out", type=Path, metavar="DIR", help="folder for the set (needed unless --check)")
+    add("--check", action="store_true", help="stop after the table and the estimate")
+    add("--anyway", action="store_true", help="go on where the model seems unable to show the images")
+    add("--images-per-real", type=at_least(1), metavar="N", help="default: the profile's")
+    add("--resolution", type=at_least(1), help="side of the images (default: theirs, or the model's if less)")
+    add("--folds", type=at_least(3), metavar="K", help="of the cross-validation (default: the profile's)")
+    add(
+        "--repetitions",
+        type=at_least(1),
+        metavar="N",
+        help="of it, with other folds (default: the profile's)",
+    )
+    add("--optimiser-steps", type=at_least(1), help="steps of each training (default: the profile's)")
+    add_reading(verb)
+    add_model(verb)
+    verb.set_defaults(verb=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from diffinv.own_data.augment import augment, prepare
+
+    if options.out is None and not options.check:
+        raise ValueError("--out is missing: name a folder for the set, or ask for --check alone.")
+    given = {name: getattr(options, name) for name in _SAME}
+    given |= {**reading(options), "num_folds": options.folds, "model": options.model or "", "report": _say}
+    try:
+        if options.check:
+            prepare(options.data, options.out, **given)
+        else:
+            augment(options.data, options.out, anyway=options.anyway, **given)
+    except ValueError as error:  # which speaks of arguments
+        message = str(error).replace("num_folds=", "--folds ").replace("profile='colab'", "--profile colab")
+        for name in ("anyway", "skip_damaged"):
+            message = message.replace(f"{name}=True", option(name))
+        raise ValueError(message) from error
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()  # a log shows it before hours of work, not after

@@ -1,0 +1,1 @@
+"""One's own images in one call: what they are, whether the model can show them, a set, its gain."""
