@@ -11,7 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
-from diffinv.artefacts.writing import CHECKSUM, ArtefactError
+from diffinv.artefacts.writing import ArtefactError
+
+CHECKSUM = "checksum"
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:

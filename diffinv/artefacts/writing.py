@@ -20,7 +20,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from diffinv.artefacts.keys import content_key
 
-PROVENANCE_FILE, CHECKSUM = "provenance.json", "checksum"
+PROVENANCE_FILE = "provenance.json"
+OWN_CHECKSUM = "checksum_of_record"  # of all else in a JSON file of the cache
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Files that a desktop drops into any folder that it shows; nobody misses them.
 _DESKTOP_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -139,7 +140,7 @@ def as_json(value: Any) -> str:
 
 def write_cached_json(path: str | Path, record: dict[str, Any]) -> None:
     """Write a JSON file of the cache, with a checksum of its content."""
-    write_json(path, {**record, CHECKSUM: content_key(record)})
+    write_json(path, {**record, OWN_CHECKSUM: content_key(record)})
 
 
 def read_json(path: str | Path) -> Any:
@@ -159,7 +160,7 @@ def read_cached_json(path: str | Path) -> Any | None:
         record = read_json(path)
     except (FileNotFoundError, ArtefactError):
         return None
-    expected = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
+    expected = record.pop(OWN_CHECKSUM, None) if isinstance(record, dict) else None
     return record if expected in (None, content_key(record)) else None
 
 

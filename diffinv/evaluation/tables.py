@@ -38,6 +38,7 @@ MEANINGS = {
     "copies": ("as real", "share as near to a training image as the nearest {} of those to each other"),
     "leaks": ("as real", "share as near to a test image as the nearest {} of those to each other"),
 }
+SCATTER = "KID and CMMD are right on average, but scatter the more the fewer the images."
 
 
 def least_images(width: int) -> int:
@@ -112,12 +113,12 @@ def notes(found: Evidence, scores: pd.DataFrame | None) -> Iterator[str]:
     if min(len(real), len(fakes)) < least_images(width):
         yield (
             f"There is no Fréchet distance: features of {width} numbers need at least {least_images(width)} "
-            f"images on each side, and there are {len(real)} real and {len(fakes)} synthetic ones."
+            f"images on each side, and there are {len(real)} real and {len(fakes)} synthetic ones. {SCATTER}"
         )
     elif test is not None and len(test) < least_images(width):
         yield (
             f"There is no Fréchet distance of the test images: features of {width} numbers need at least "
-            f"{least_images(width)} of them, and there are {len(test)}."
+            f"{least_images(width)} of them, and there are {len(test)}. {SCATTER}"
         )
     if test is None:
         yield "There were no test images: leaks were not looked for, and nothing says what real images score."

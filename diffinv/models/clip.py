@@ -74,9 +74,9 @@ class FrozenClip(FrozenEncoder):
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
     ) -> None:
+        vision: Any = model.config.vision_config
         colours = {"image_mean": image_mean, "image_std": image_std}
-        side = model.config.vision_config.image_size
-        super().__init__(model, name=name, device=device, image_size=side, **colours)
+        super().__init__(model, name=name, device=device, image_size=vision.image_size, **colours)
         self.tokenizer = tokenizer
 
     @cached_property

@@ -18,7 +18,7 @@ from diffinv.artefacts.writing import (
     read_cached_array,
     read_cached_json,
     write_atomically,
-    write_json,
+    write_cached_json,
 )
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import resize_images
@@ -214,7 +214,7 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     both = [found, drawn] if len(found.images) else [drawn]
     whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))
     checksum = content_key(whole.images)
-    write_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
+    write_cached_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
     with write_atomically(path) as file:
         np.save(file, whole.images, allow_pickle=False)
     return whole

@@ -59,7 +59,7 @@ class Run:
     def cells(self) -> dict[str, dict]:
         """The finished cells of the studies, without the time that each took."""
         cells = {path.name: json.loads(path.read_text()) for path in self.cache.glob("studies/*.json")}
-        assert all(cell.pop("wall_seconds") > 0 and cell.pop("checksum") for cell in cells.values())
+        assert all(cell.pop("wall_seconds") > 0 and cell.pop("checksum_of_record") for cell in cells.values())
         return cells
 
 

@@ -137,7 +137,8 @@ def test_accuracies_by_class_are_asked_for_and_of_older_cells_computed(toy_image
     plain = run(grid()[:1], toy_images, test=test)
     for path in (fresh_cache / "studies").glob("*.json"):
         old = {name: value for name, value in json.loads(path.read_text()).items() if name != "by_class"}
-        path.write_text(json.dumps({name: value for name, value in old.items() if name != "checksum"}))
+        del old["checksum_of_record"]
+        path.write_text(json.dumps(old))
     pd.testing.assert_frame_equal(run(grid()[:1], toy_images, test=test), plain)  # older cells serve
     rows = run(grid()[:1], toy_images, test=test, by_class=True)
     assert rows["accuracy"].tolist() == plain["accuracy"].tolist()

@@ -117,7 +117,7 @@ def test_an_interrupted_run_continues(make, tiny_diffusion, toy_images, monkeypa
     synthesizer = make(tiny_diffusion)
     whole = synthesizer(toy_images, images_per_real=2, seed=0)
     monkeypatch.setenv("DIFFINV_CACHE", str(tmp_path))
-    genuine, written = base.write_json, []
+    genuine, written = base.write_cached_json, []
 
     def interrupted(*arguments):
         if len(written) == 2:
@@ -126,7 +126,7 @@ def test_an_interrupted_run_continues(make, tiny_diffusion, toy_images, monkeypa
         return genuine(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "write_json", interrupted)
+        patch.setattr(base, "write_cached_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
             synthesizer(toy_images, images_per_real=2, seed=0)
     drawn = count_draws(monkeypatch)
