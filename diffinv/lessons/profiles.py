@@ -408,7 +408,7 @@ def prompt_for(dataset: str, class_name: str) -> str:
 def with_article(prompt: str) -> str:
     """A prompt as a reader expects it: "an umbrella icon", but "a user icon".
 
-    This is for showing alone: TinySD's captions have "a" before every word, so it is asked with "a", too.
+    This is for showing alone: the captions of TinySD's icons have "a" before every word, and so have prompts.
     """
     return re.sub(r"\ba (?=[aeio]|u(?!s|ni)|hour)", "an ", prompt)
 
