@@ -248,7 +248,9 @@ COLAB = replace(
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
     few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
     augmentation_lesson=AugmentationLesson(
-        real_per_class=4, images_per_real=2, policies=("none", "cutout", "trivialaugment", "mixup", "cutmix")
+        real_per_class=4,
+        images_per_real=2,
+        policies=("none", "autoaugment", "randaugment", "mixup", "cutmix"),
     ),
     time_limit_seconds=3600,
 )
