@@ -142,8 +142,10 @@ TINY = Profile(
     ),
     # The paper's smallest k, 10, has no 16 neighbours.
     retrieval_lesson=RetrievalLesson(images_per_real=16, neighbours_grid=(16, 25, 50)),
-    few_shot_lesson=FewShotLesson(images_per_real=16, left_out=("mnist5k",)),
-    augmentation_lesson=AugmentationLesson(images_per_real=16, left_out=("mnist5k",)),
+    few_shot_lesson=FewShotLesson(shots=(1, 2, 8), images_per_real=16, left_out=("novel10", "mnist5k")),
+    augmentation_lesson=AugmentationLesson(
+        images_per_real=16, with_samples=(), left_out=("novel10", "mnist5k")
+    ),
 )
 
 SMOKE = replace(
@@ -299,7 +301,9 @@ COLAB = replace(
     retrieval_lesson=RetrievalLesson(real_per_class=4, pool="cifar100"),
     few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
     augmentation_lesson=AugmentationLesson(
-        real_per_class=4, images_per_real=2, policies=("none", "cutout", "trivialaugment", "mixup", "cutmix")
+        real_per_class=4,
+        images_per_real=2,
+        policies=("none", "autoaugment", "randaugment", "mixup", "cutmix"),
     ),
     architecture_lesson=ArchitectureLesson(
         pretrained="pretrained hf:microsoft/resnet-18", datasets=("cifar10",), images_per_real=2

@@ -60,7 +60,7 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 
     `question` is "beats it" (real + DI with crops alone, minus real under the policy) or "adds to it" (real +
     DI minus real, both under the policy, where there are such rows); for crops alone the two are one.
-    Intervals are paired by seed; `p_holm` is corrected for all these comparisons together (`statistics.holm`).
+    Intervals are paired by seed; `p_holm` is corrected for all these together (`statistics.holm`).
     """
     named = rows.assign(condition=rows["condition"] + " under " + rows["policy"])
     found = []

@@ -10,7 +10,15 @@ from PIL import Image
 
 from diffinv.figures.diagrams import method_diagram
 from diffinv.figures.image_grids import gallery, image_grid, interpolation_row
-from diffinv.figures.plots import accuracy_curve, bars, claims_forest, forest, loss_curves, shared_legend
+from diffinv.figures.plots import (
+    accuracy_curve,
+    bars,
+    claims_forest,
+    forest,
+    heat_map,
+    loss_curves,
+    shared_legend,
+)
 from diffinv.figures.style import COLOURS, save_figure, style
 
 matplotlib.use("agg")
@@ -158,6 +166,18 @@ def test_claims_stand_one_over_the_other_with_their_verdicts():
     assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["(a) up", "(b) down"]
     said = [text.get_text() for ax in fig.axes for text in ax.texts]
     assert said == ["supported", "undecided", "contradicted"]
+
+
+def test_a_heat_map_writes_every_value_that_there_is_and_names_its_groups():
+    _, ax = plt.subplots()
+    columns = pd.MultiIndex.from_product([["icons", "digits"], ["real", "both"]])
+    table = pd.DataFrame([[0, 50, 100, np.nan]], index=["crop"], columns=columns)
+    heat_map(ax, table, table.map("{:.0f} %".format), colours="cividis", limits=(0, 100))
+    texts = {text.get_text(): text for text in ax.texts}
+    assert list(texts) == ["0 %", "50 %", "100 %", "icons", "digits"]
+    assert texts["0 %"].get_color() == "white" and texts["100 %"].get_color() == "black"
+    assert texts["digits"].get_position()[0] == 2.5
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["real", "both"] * 2
 
 
 def test_intervals_of_a_share_stay_within_what_a_share_can_be(summary):

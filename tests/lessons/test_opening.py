@@ -19,6 +19,16 @@ def test_an_opening_has_the_profile_the_model_and_the_pools():
     assert opening("smoke", dataset="emoji6").datasets == ("emoji6",)
 
 
+def test_what_a_lesson_leaves_out_can_still_be_asked_for():
+    assert opening("smoke").datasets_but(["mnist5k"]) == ["icons10"]
+    assert opening("smoke", dataset="mnist5k").datasets_but(["mnist5k"]) == ["mnist5k"]
+
+
+def test_no_more_shots_are_asked_for_than_the_smallest_class_has():
+    pool = opening("smoke").pool("icons10", seed=0)
+    assert [methods.few_of(pool, wanted) for wanted in (2, 99)] == [2, min(pool.class_counts().values())]
+
+
 def test_a_dataset_among_several_is_trained_as_it_would_be_alone(monkeypatch):
     own = DatasetSettings("ours", {"training.optimiser_steps": 9, "sampling.guidance_scale": 2.5})
     smoke = replace(profiles.PROFILES["smoke"], dataset_settings={"mnist5k": own})

@@ -48,6 +48,12 @@ def test_the_numbers_of_a_profile_fit_together(profile: Profile):
     assert isinstance(profile.torch_dtype, torch.dtype)
     assert min(lesson.real_per_class_grid) >= 2, "a partner of the same class must exist"
     assert max(lesson.number_real_per_class, *lesson.real_per_class_grid) <= lesson.pool_per_class
+    assert max(profile.few_shot_lesson.shots) <= lesson.pool_per_class
+    assert profile.augmentation_lesson.validation_seeds <= len(profile.seeds)
+    assert profile.augmentation_lesson.policies[0] == "none", "all are compared with crops alone"
+    assert (
+        set(profile.few_shot_lesson.left_out) < set(profile.datasets) or not profile.few_shot_lesson.left_out
+    )
     assert sampling.real_per_class >= 2
     assert sampling.interpolation_weights[0] == 0 and sampling.interpolation_weights[-1] == 1
     assert profile.training.warmup_steps < profile.training.optimiser_steps
@@ -59,6 +65,7 @@ def test_the_numbers_of_a_profile_fit_together(profile: Profile):
         sampling.weight_grid,
         profile.inversion_lesson.updates_grid,
         profile.inversion_lesson.tokens_grid,
+        profile.few_shot_lesson.shots,
     ):
         assert len(grid) >= 2 and list(grid) == sorted(set(grid))
 
