@@ -50,12 +50,9 @@ def _shufflenetv2_narrow(num_classes: int, resolution: int) -> nn.Module:
 
 def _mobilenetv2(num_classes: int, resolution: int, *, strides: Sequence[int], **config: Any) -> Logits:
     """Its strides are those of the stem's two convolutions and of the blocks that halve large images."""
-    model = MobileNetV2ForImageClassification(
-        MobileNetV2Config(
-            num_labels=num_classes, tf_padding=False, classifier_dropout_prob=DROP_NOTHING, **config
-        )
-    )
-    network = model.mobilenet_v2
+    settings: dict[str, Any] = {"num_labels": num_classes, "classifier_dropout_prob": DROP_NOTHING, **config}
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(tf_padding=False, **settings))
+    network: Any = model.mobilenet_v2
     halving = [network.conv_stem.first_conv, network.conv_stem.conv_3x3]
     halving += [block.conv_3x3 for block in network.layer if block.conv_3x3.convolution.stride == (2, 2)]
     for layer, stride in zip(halving, strides, strict=True):
@@ -66,7 +63,8 @@ def _mobilenetv2(num_classes: int, resolution: int, *, strides: Sequence[int], *
 def _mobilenetv2_narrow(num_classes: int, resolution: int) -> Logits:
     sizes = {"depth_multiplier": 0.2, "expand_ratio": 4, "finegrained_output": False}
     model = _mobilenetv2(num_classes, resolution, strides=(2, 2, 1, 2, 1, 1), **sizes)
-    network, kept = model.network.mobilenet_v2, []
+    whole: Any = model.network
+    network, kept = whole.mobilenet_v2, list[Any]()
     for block in network.layer:  # one block with a shortcut per stage
         if not (block.use_residual and kept and kept[-1].use_residual):
             kept.append(block)
@@ -77,21 +75,23 @@ def _mobilenetv2_narrow(num_classes: int, resolution: int) -> Logits:
 def _efficientnet(num_classes: int, resolution: int, **config: Any) -> Logits:
     # The sixth stage's stride finds no second place in an image below 16 px.
     strides = [1, 2, 2, 2, 1, 2 if resolution >= 16 else 1, 1]
-    scale = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "strides": strides}
-    model = EfficientNetForImageClassification(
-        EfficientNetConfig(
-            num_labels=num_classes,
-            dropout_rate=DROP_NOTHING,
-            drop_connect_rate=DROP_NOTHING,
-            **{**scale, **config},
-        )
-    )
-    return Logits(model)
+    settings: dict[str, Any] = {
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "hidden_dim": 1280,
+        "strides": strides,
+        "dropout_rate": DROP_NOTHING,
+        "drop_connect_rate": DROP_NOTHING,
+        "num_labels": num_classes,
+        **config,
+    }
+    return Logits(EfficientNetForImageClassification(EfficientNetConfig(**settings)))
 
 
 def _efficientnet_b0(num_classes: int, resolution: int) -> Logits:
     model = _efficientnet(num_classes, resolution)
-    first = model.network.efficientnet.embeddings
+    network: Any = model.network
+    first = network.efficientnet.embeddings
     first.padding, first.convolution.stride = nn.ZeroPad2d(1), (1, 1)  # the stem for small images
     return model
 
@@ -113,7 +113,7 @@ def _efficientnet_narrow(num_classes: int, resolution: int) -> Logits:
 
 def _vit(num_classes: int, resolution: int, *, patches_per_side: int = 8, **config: Any) -> Logits:
     patch_size = max(1, resolution // patches_per_side)
-    sizes = {"image_size": resolution, "patch_size": patch_size, "num_labels": num_classes}
+    sizes: dict[str, Any] = {"image_size": resolution, "patch_size": patch_size, "num_labels": num_classes}
     return Logits(ViTForImageClassification(ViTConfig(**sizes, **config)))
 
 

@@ -118,7 +118,7 @@ def checkpoint_key(architecture: str) -> tuple[str, ...]:
     place = _place(asked.name)
     if not Path(place).is_dir():
         with readable(f"image classifier {asked.name!r}", "check the name and the connection"):
-            return (Path(cached_file(place, "config.json")).parent.name,)
+            return (Path(str(cached_file(place, "config.json"))).parent.name,)
     files = sorted(path for path in Path(place).iterdir() if path.suffix in (".json", ".safetensors"))
     return (content_key({path.name: path.read_bytes().hex() for path in files}),)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from diffinv.figures.style import COLOURS, CYCLE, GREY, MARKERS
 
@@ -243,8 +243,9 @@ def cost_against_loss(
     ax.axhspan(-100 * margin, 100 * margin, color=GREY, alpha=0.12, linewidth=0)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.axvline(goal, color=GREY, linewidth=1.1, dashes=(5, 2))
+    twins = table.groupby(cost).cumcount()  # of equal cost: side by side
     for index, row in enumerate(table.itertuples(index=False)):
-        x, y = getattr(row, cost), 100 * row.difference
+        x, y = getattr(row, cost) * 1.08 ** twins.iloc[index], 100 * row.difference
         reference = row.verdict == "reference"
         colour = "black" if reference else CYCLE[index % (len(CYCLE) - 1)]
         face = "white" if reference else colour
@@ -253,7 +254,9 @@ def cost_against_loss(
         label = f"{row.condition} ({'reference' if reference else row.verdict})"
         ax.errorbar(x, y, error, fmt=marker, color=colour, markerfacecolor=face, capsize=3, label=label)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.margins(x=0.12)
     ax.set(xlabel=xlabel, ylabel="difference in test accuracy (points)")
     return ax
