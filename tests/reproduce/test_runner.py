@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
-from small_notebooks import DRAW, write_notebook
+from small_notebooks import DRAW, PARAMETERS, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.figures import save_figure
@@ -354,3 +354,32 @@ def test_a_fingerprint_sees_names_and_bytes_and_nothing_else(tmp_path):
     (tmp_path / "a").write_text("1")
     (tmp_path / "a").rename(tmp_path / "b")
     assert fingerprint(tmp_path) != before
+
+
+READ = """
+from pathlib import Path
+text = "".join(path.read_text() for path in sorted(Path(results_dir).glob("*_claims.csv")))
+"""
+DRAW_CLAIMS = 'Path(output_dir, "b_claims.csv").write_text(text)'
+
+
+def test_a_notebook_that_reads_the_results_of_others_runs_after_them(tmp_path):
+    """Although its number is the first, and two run at a time."""
+    notebooks = tmp_path / "notebooks"
+    reads = PARAMETERS + 'results_dir: str = "figures"\n'
+    write_notebook(notebooks, "01_reads", READ, "name = 'ledger'", DRAW, parameters=reads)
+    write_notebook(notebooks, "02_writes", "name, text = '02', 'one'", DRAW, DRAW_CLAIMS)
+
+    def statuses(**more):
+        return [each.status for each in run(tmp_path, **more)]
+
+    assert statuses() == ["done", "done"]
+    ledger = tmp_path / "figures" / "ledger.csv"
+    assert ledger.read_text() == "one"
+    assert statuses() == ["up to date", "up to date"]
+    write_notebook(notebooks, "02_writes", "name, text = '02', 'two'", DRAW, DRAW_CLAIMS)
+    assert statuses() == ["done", "done"] and ledger.read_text() == "two"
+    (tmp_path / "figures" / "b_claims.csv").write_text("three")  # by a run of another notebook alone
+    assert statuses(only=["1"]) == ["done"] and ledger.read_text() == "three"
+    record = manifest_of(tmp_path)["notebooks"]["01_reads"]["parameters"]
+    assert "results_dir" not in record, "a folder of this machine says nothing elsewhere"
