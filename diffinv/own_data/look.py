@@ -1,5 +1,6 @@
 """What a folder of images holds, said in a table before any work, and all that stands in the way of it."""
 
+import math
 import re
 import textwrap
 from collections import Counter
@@ -194,7 +195,7 @@ def _about_files(layout: Layout, how: dict[str, Any]) -> str:
                     modes[f"{image.format} {image.mode}"] += 1
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # named among the damaged
-    smallest, largest = min(sizes, key=min), max(sizes, key=max)
+    smallest, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
     oblong = {size: count for size, count in sizes.items() if size[0] != size[1]}
     shape = f"{smallest[0]}x{smallest[1]}"
     if len(sizes) > 1:
