@@ -1,5 +1,6 @@
 """What a folder of images holds, said in a table before any work, and all that stands in the way of it."""
 
+import math
 import re
 import textwrap
 from collections import Counter
@@ -116,7 +117,7 @@ def read_own(
     Files that cannot be read are left out here, and named in `damaged` unless they may be. A folder without
     splits, or without validation images, has 15 % of each class set aside as such, by a hash of the names.
     """
-    how = {"seed": seed, "skip_damaged": True, **how}
+    folder, how = Path(data).expanduser(), {"seed": seed, "skip_damaged": True, **how}
     layout = _layout_of(data, how)
     undivided = layout is not None and UNDIVIDED in layout.files
     with collecting() as notes:
@@ -149,14 +150,14 @@ def read_own(
     if layout:  # one line for all splits says it
         notes[:] = [note for note in notes if not re.search("are (cropped to their middle|squashed),", note)]
     return OwnImages(
-        name=Path(data).name or str(data),
+        name=folder.name or str(data),
         real=train,
         validation=validation,
         test=test,
         pairs=near_duplicates(np.concatenate(parts)),
         about_files=_about_files(layout, how) if layout else f"{train.resolution}x{train.resolution} px, RGB",
-        notes=tuple(notes),
-        damaged="" if skip_damaged or not left_out else _refused(left_out),
+        notes=tuple(note.replace(f"{folder}/", "") for note in notes),
+        damaged="" if skip_damaged or not left_out else _refused(left_out).replace(f"{folder}/", ""),
     )
 
 
@@ -194,7 +195,7 @@ def _about_files(layout: Layout, how: dict[str, Any]) -> str:
                     modes[f"{image.format} {image.mode}"] += 1
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # named among the damaged
-    smallest, largest = min(sizes, key=min), max(sizes, key=max)
+    smallest, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
     oblong = {size: count for size, count in sizes.items() if size[0] != size[1]}
     shape = f"{smallest[0]}x{smallest[1]}"
     if len(sizes) > 1:

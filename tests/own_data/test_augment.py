@@ -1,4 +1,4 @@
-"""Own images in one call: what is said before the work, what is refused, what is written, and after a kill."""
+"""Own images in one call: what is said before the work, what is refused, what is written, and a kill."""
 
 import hashlib
 import json
@@ -59,7 +59,9 @@ def test_the_check_says_what_a_stranger_s_folder_holds(tmp_path, icons, capsys):
     write(root / "Training_Set", icons, {"bell": 8, "heart": 7, "car": 4})
     write(root / "holdout", icons, {"bell": 2, "heart": 2, "car": 2}, skip=20)
     twin = Image.open(root / "Training_Set/bell/000.png").convert("RGBA")
-    twin.resize((48, 40)).save(root / "holdout/bell/again.png")
+    twin.resize((48, 48)).save(root / "holdout/bell/again.png")
+    wide = Image.open(root / "Training_Set/car/000.png").resize((48, 40))
+    wide.save(root / "Training_Set/car/000.png")
     (root / "Training_Set/heart/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
     (root / "Training_Set/heart/list.xcf").write_bytes(b"gimp")
     assert main(["augment", str(root), "--check", *SMALL]) == 2
@@ -72,7 +74,7 @@ def test_the_check_says_what_a_stranger_s_folder_holds(tmp_path, icons, capsys):
     table = " ".join(table.split())
     # One in seven or so of each class of train goes to validation, which the folder lacks.
     assert "images of train validation test" in table and "bell 7 1 3" in table and "all 16 3 7" in table
-    assert "32x32 to 48x40 px, 1 not square and cropped by up to 17%" in table and "1 PNG RGBA" in table
+    assert "32x32 to 48x48 px, 1 not square and cropped by up to 17%" in table and "1 PNG RGBA" in table
     assert "1 across, 0 in two classes" in table and "holdout/bell/again.png" in table
     assert "1 file in" in table and ".xcf" in table
     assert "set aside for validation" in table and "estimate, by measured steps" in table

@@ -66,7 +66,7 @@ def test_the_interval_is_the_corrected_resampled_t_test(toy_images):
 
 
 def test_it_seldom_finds_what_is_not_there():
-    """With folds as correlated as theirs are, it errs about as often as it says; a plain one far more often."""
+    """With folds as correlated as theirs are it errs as often as it says, a plain one far more often."""
     random = np.random.default_rng(0)
     wrong = {"corrected": 0, "plain": 0}
     for _ in range(400):
