@@ -36,7 +36,7 @@ def random_diffusion(network: str, device: torch.device, dtype: torch.dtype) -> 
         vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77
     )
     with device:
-        made: list[nn.Module] = list(networks(network))
+        made: Any = networks(network)  # whose types diffusers keeps to itself
     # Cast before it is wrapped, which would hash a billion weights to tell checkpoints apart.
     vae, unet, text_encoder = (nn.Module.to(each, dtype=dtype) for each in made)
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
