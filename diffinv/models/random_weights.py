@@ -1,13 +1,16 @@
 """Networks of a published size with random weights, on which speed does not depend: nothing is downloaded."""
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffinv.models.diffusion import FrozenDiffusion
 
 # Of the U-Net, of the autoencoder and of the text encoder; what is not named is as in Stable Diffusion v1.
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "sd-v1": {
         "unet": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768},
         "vae": {"block_out_channels": (128, 256, 512, 512)},
@@ -33,9 +36,9 @@ def random_diffusion(network: str, device: torch.device, dtype: torch.dtype) -> 
         vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=77
     )
     with device:
-        vae, unet, text_encoder = networks(network)
+        made: Any = networks(network)  # whose types diffusers keeps to itself
     # Cast before it is wrapped, which would hash a billion weights to tell checkpoints apart.
-    unet, vae, text_encoder = (torch.nn.Module.to(each, dtype=dtype) for each in (unet, vae, text_encoder))
+    vae, unet, text_encoder = (nn.Module.to(each, dtype=dtype) for each in made)
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     scheduler = PNDMScheduler(**schedule, skip_prk_steps=True)
     return FrozenDiffusion(

@@ -163,16 +163,17 @@ def claims_table(folder: str | Path = "figures") -> str:
 def judged(folder: str | Path, *, otherwise: str | Path | None = None) -> pd.DataFrame:
     """All judged claims that the lessons wrote to a folder, each with its lesson, unit and source.
 
-    A lesson that has written none there is looked up in `otherwise`; `source` says where a row was found.
+    A lesson that has written none there is looked up in `otherwise`; `source` is then "shipped" and not
+    "this run".
     ArtefactError where a table lacks a column.
     """
     tables = []
     for name, lesson in CLAIMS.items():
-        for place in (folder, otherwise):
+        for source, place in (("this run", folder), ("shipped", otherwise)):
             rows = None if place is None else _read(place, name, JUDGED)
             if rows is not None:
                 unit = rows.get("unit", POINTS)
-                tables.append(rows[list(JUDGED)].assign(unit=unit, lesson=lesson, source=str(place)))
+                tables.append(rows[list(JUDGED)].assign(unit=unit, lesson=lesson, source=source))
                 break
     empty = pd.DataFrame(columns=[*JUDGED, "unit", "lesson", "source"])
     return pd.concat(tables, ignore_index=True) if tables else empty

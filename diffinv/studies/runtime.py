@@ -102,8 +102,9 @@ def time_stages(
         for (stage, resolution), work in works.items():
             seconds = timed(work, diffusion.device) / len(real)
             row = {"stage": stage, "resolution": resolution, "seed": repeat, "seconds": seconds}
-            rows.append({"network": diffusion.name, "device": machine, **row})
-    return pd.DataFrame([row for row in rows if row["seed"] >= 0])
+            if repeat >= 0:
+                rows.append({"network": diffusion.name, "device": machine, **row})
+    return pd.DataFrame(rows)
 
 
 def _works(
