@@ -110,6 +110,7 @@ def prepare(
     profile: str = "tiny",
     model: str = "",
     device: str | None = None,
+    diffusion: FrozenDiffusion | None = None,
     seed: int = 0,
     resolution: int | None = None,
     images_per_real: int | None = None,
@@ -123,7 +124,7 @@ def prepare(
 ) -> Plan:
     """Look at the images, and estimate the work by a measured step: what `augment` does first.
 
-    Arguments as for `augment`. ValueError names at once all that stands in the way.
+    Arguments as for `augment`; `diffusion` is a model that is loaded already. ValueError names at once all that stands in the way.
     """
     settings = load_profile(profile).for_dataset(str(data))
     asked = {"images_per_real": images_per_real, "num_folds": num_folds, "repetitions": repetitions}
@@ -140,7 +141,7 @@ def prepare(
         raise ValueError(f"{'; '.join(problems)}.")
 
     settings = settings.using(model, own.real.resolution)
-    diffusion = load_diffusion(
+    diffusion = diffusion or load_diffusion(
         settings.model,
         device=device or settings.device,
         dtype=settings.torch_dtype,
@@ -174,7 +175,7 @@ def augment(
     """Make synthetic images of one's own, choose their settings, and prove what they gain.
 
     `data` is what `load_dataset` takes; `out` receives the set: class folders, Parquet, train.csv and a card.
-    `options` are those of `prepare`: `profile`, `model` and `device`; `resolution`; how the folder is read
+    `options` are those of `prepare`: `profile`, `model`, `device`, `diffusion`; `resolution`; how the folder is read
     (`fit`, `class_level`, `skip_damaged`); `images_per_real`, `num_folds` and `repetitions` of the
     cross-validation, and `optimiser_steps` of each classifier. `report` is called with each part of the
     report, as text of 80 columns. All work is cached as soon as it is done, so that the same call goes on
