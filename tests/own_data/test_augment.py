@@ -26,18 +26,14 @@ from diffinv.own_data.mixed import MixedImages
 from diffinv.own_data.trial import nearness_to_original, try_model
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--profile", "smoke", "--images-per-real", "1"]
+SMALL = ["--profile", "smoke"]
+# Seconds of work, but a machine that is busy with something else takes its time.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
 def icons():
     return load_dataset("icons10", split="train")
-
-
-@pytest.fixture
-def folder(tmp_path, icons):
-    """Two classes of six icons each."""
-    return write(tmp_path / "mine", icons, {"bell": 6, "heart": 6})
 
 
 def write(root: Path, images: LabelledImages, counts: dict[str, int], skip: int = 0) -> Path:
@@ -127,47 +123,61 @@ def test_near_duplicates_are_found_through_recoding_and_in_no_other_image(tmp_pa
     assert duplicate_groups(np.array([[0, 3], [3, 1]]), 5).tolist() == [0, 0, 1, 0, 2]
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_an_unbroken_one(folder, tmp_path):
-    def start(place: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "DIFFINV_CACHE": str(tmp_path / place), "OMP_NUM_THREADS": "1"}
-        arguments = ["augment", str(folder), "--out", str(tmp_path / f"{place}_set"), *SMALL]
-        command = [sys.executable, "-m", "diffinv", *arguments]
+class Run:
+    """`diffinv augment` of a folder of two classes of six icons, with a cache and a set of its own."""
+
+    def __init__(self, place: Path, name: str) -> None:
+        self.folder, self.cache, self.out = place / "mine", place / name, place / f"{name}_set"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "DIFFINV_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
+        arguments = ["augment", self.folder, "--out", self.out, "--profile", "smoke"]
+        command = [sys.executable, "-m", "diffinv", *map(str, arguments)]
         environment["PYTHONPATH"] = str(ROOT)
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    process = start("unbroken")
-    assert process.wait() == 0, process.stderr.read()
-    process = start("broken")
+    def finish(self) -> None:
+        process = self.start()
+        assert process.communicate()[1] is not None and process.returncode == 0
+
+    def cells(self) -> int:
+        return len(list(self.cache.glob("studies/*.json")))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, icons) -> Run:
+    place = tmp_path_factory.mktemp("runs")
+    write(place / "mine", icons, {"bell": 6, "heart": 6})
+    run = Run(place, "unbroken")
+    run.finish()
+    return run
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_an_unbroken_one(unbroken):
+    broken = Run(unbroken.out.parent, "broken")
+    process = broken.start()
     # In the middle of the cross-validation: vectors, the search and a fold are done, others are not.
-    cells = len(list((tmp_path / "unbroken/studies").glob("*.json")))
-    while len(list((tmp_path / "broken/studies").glob("*.json"))) < cells // 2 + 1:
+    while broken.cells() < unbroken.cells() // 2 + 1:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = len(list((tmp_path / "broken/studies").glob("*.json")))
-    assert left < cells and not (tmp_path / "broken_set").exists()
-    vectors = digests(tmp_path / "broken/inversion")
+    assert broken.cells() < unbroken.cells() and not broken.out.exists()
+    vectors = digests(broken.cache / "inversion")
 
-    process = start("broken")
-    assert process.wait() == 0, process.stderr.read()
-    assert digests(tmp_path / "broken_set") == digests(tmp_path / "unbroken_set")
-    assert vectors.items() <= digests(tmp_path / "broken/inversion").items()
+    broken.finish()
+    assert digests(broken.out) == digests(unbroken.out)
+    assert vectors.items() <= digests(broken.cache / "inversion").items()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, icons):
-    """A set made of two classes of six icons, and where it lies; in a cache that the module's tests share."""
-    place = tmp_path_factory.mktemp("made")
-    before = os.environ.get("DIFFINV_CACHE")
-    os.environ["DIFFINV_CACHE"] = str(place / "cache")
+def made(unbroken):
+    """The object that the same call returns in Python, out of the same cache, its set, and what it says."""
     said: list[str] = []
-    folder = write(place / "mine", icons, {"bell": 6, "heart": 6})
-    result = augment(
-        folder, place / "set", profile="smoke", images_per_real=2, num_folds=3, report=said.append
-    )
-    os.environ.pop("DIFFINV_CACHE") if before is None else os.environ.update(DIFFINV_CACHE=before)
-    return result, place / "set", "\n".join(said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFINV_CACHE", str(unbroken.cache))
+        result = augment(unbroken.folder, profile="smoke", device="cpu", report=said.append)
+    return result, unbroken.out, "\n".join(said)
 
 
 def test_each_synthetic_image_is_listed_with_its_original(made):
