@@ -47,7 +47,7 @@ def check_codec(codec: str) -> None:
     if _NAME.fullmatch(codec) is None:
         raise ValueError(
             f"there is no compression {codec!r}: choose float32, float16, int and the bits per number "
-            "(int2 to int8), pca and the components kept per token (pca48), or pq and the bytes per token (pq32)."
+            "(int2 to int8), pca and components kept per token (pca48), or pq and bytes per token (pq32)."
         )
 
 
