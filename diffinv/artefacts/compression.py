@@ -1,4 +1,4 @@
-"""Vectors in fewer bytes: half precision, 8-bit integers, principal components, product quantisation."""
+"""Vectors in fewer bytes: half precision, few bits, principal components, product quantisation."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CODECS = ("float32", "float16", "int8", "pca", "pq")
-_NAME = re.compile(r"(float32|float16|int8)|(pca|pq)(\d+)")
+_NAME = re.compile(r"(float(?:32|16))|(int)([2-8])|(pca|pq)(\d+)")
 _CENTROIDS = 256  # a code is one byte
 _SHARED = "shared."
 _SEED = 0  # of k-means, so that the same vectors give the same bytes
@@ -44,18 +43,19 @@ class Packed:
 
 
 def check_codec(codec: str) -> None:
-    """ValueError, one sentence, unless it is "float32", "float16", "int8", "pcaK" or "pqM"."""
+    """ValueError, one sentence, unless it is "float32", "float16", "intB", "pcaK" or "pqM"."""
     if _NAME.fullmatch(codec) is None:
         raise ValueError(
-            f"there is no compression {codec!r}: choose float32, float16, int8, pca and the number of "
-            "components kept of each token (pca48), or pq and the number of bytes per token (pq32)."
+            f"there is no compression {codec!r}: choose float32, float16, int and the bits per number "
+            "(int2 to int8), pca and components kept per token (pca48), or pq and bytes per token (pq32)."
         )
 
 
 def pack(vectors: Float[Tensor, "image token channel"], codec: str) -> Packed:
     """Compress vectors.
 
-    "int8" keeps each token's largest size in half precision, and 255 steps of it. "pcaK" keeps K principal
+    "intB" keeps each token's largest size in half precision, and of each number how many steps it is away
+    from zero, in B bits: 127 steps at most for "int8", 3 for "int3". "pcaK" keeps K principal
     components of a token, as int8 does, with their basis and mean in half precision. "pqM" cuts a token into
     M parts, and keeps the nearest of 256 centroids of each (Jegou et al. 2011). Bases and centroids are
     learned from these very vectors. ValueError for another name, and for too few vectors or channels.
@@ -67,19 +67,21 @@ def pack(vectors: Float[Tensor, "image token channel"], codec: str) -> Packed:
         return _pca(vectors, tokens, size)
     if kind == "pq":
         return _product_quantisation(vectors, tokens, size)
-    if kind == "int8":
-        return Packed(_int8(vectors), {})
+    if kind == "int":
+        return _integers(vectors, size)
     return Packed({"embeddings": vectors.to(getattr(torch, kind))}, {})
 
 
 def unpack(packed: Packed, codec: str) -> Float[Tensor, "image token channel"]:
     """The vectors in float32, equal to those that were packed only for "float32"."""
-    kind, _ = _kind(codec)
+    kind, size = _kind(codec)
     stored, shared = packed.per_image["embeddings"], packed.shared
     if kind == "pq":
         parts = torch.arange(stored.shape[-1])
         return shared["codebook"].float()[parts, stored.long()].flatten(-2)
-    if kind in ("int8", "pca"):
+    if kind in ("int", "pca"):
+        if kind == "int" and size < 8:
+            stored = _unpack_bits(stored, size, int(shared["channels"]))
         vectors = stored.float() * packed.per_image["scale"].float()
         return vectors @ shared["basis"].float() + shared["mean"].float() if kind == "pca" else vectors
     return stored.float()
@@ -87,15 +89,36 @@ def unpack(packed: Packed, codec: str) -> Float[Tensor, "image token channel"]:
 
 def _kind(codec: str) -> tuple[str, int]:
     check_codec(codec)
-    kind = codec.rstrip("0123456789") if codec.startswith("p") else codec
-    return kind, int(codec.removeprefix(kind) or 0)
+    if codec.startswith("float"):
+        return codec, 0
+    kind = codec.rstrip("0123456789")
+    return kind, int(codec.removeprefix(kind))
 
 
-def _int8(vectors: Float[Tensor, "image token channel"]) -> dict[str, Tensor]:
+def _integers(vectors: Float[Tensor, "image token channel"], bits: int) -> Packed:
+    steps = _steps(vectors, 2 ** (bits - 1) - 1)
+    if bits == 8:
+        return Packed(steps, {})
+    # The bits of all channels of a token end to end, the last byte filled up with zeros.
+    channels = vectors.shape[-1]
+    codes = (steps["embeddings"].int() + 2 ** (bits - 1) - 1).numpy()
+    each = (codes[..., None] >> np.arange(bits)) & 1
+    packed = np.packbits(each.astype(np.uint8).reshape(*codes.shape[:2], channels * bits), axis=-1)
+    shared = {"channels": torch.tensor([channels], dtype=torch.int32)}
+    return Packed({**steps, "embeddings": torch.from_numpy(packed)}, shared)
+
+
+def _unpack_bits(stored: Tensor, bits: int, channels: int) -> Tensor:
+    each = np.unpackbits(stored.numpy(), axis=-1, count=bits * channels)
+    codes = each.reshape(*stored.shape[:2], channels, bits) @ (1 << np.arange(bits))
+    return torch.from_numpy(codes) - (2 ** (bits - 1) - 1)
+
+
+def _steps(vectors: Float[Tensor, "image token channel"], most: int) -> dict[str, Tensor]:
     # The scale as it will be read back: rounded up, so that no code leaves its range.
-    scale = (vectors.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-7)
+    scale = (vectors.abs().amax(dim=-1, keepdim=True) / most).clamp(min=1e-7)
     scale = torch.where(scale.half().float() < scale, scale.half() * (1 + 2**-10), scale.half())
-    codes = (vectors / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    codes = (vectors / scale.float()).round().clamp(-most, most).to(torch.int8)
     return {"embeddings": codes, "scale": scale}
 
 
@@ -106,7 +129,7 @@ def _pca(vectors: Tensor, tokens: Float[Tensor, "vector channel"], size: int) ->
     # The sign of a component is a matter of the machine: the largest entry is positive.
     basis = basis * basis.gather(1, basis.abs().argmax(dim=1, keepdim=True)).sign()
     shared = {"basis": basis.half().contiguous(), "mean": mean.half()}
-    return Packed(_int8((vectors - shared["mean"].float()) @ shared["basis"].float().T), shared)
+    return Packed(_steps((vectors - shared["mean"].float()) @ shared["basis"].float().T, 127), shared)
 
 
 def _product_quantisation(vectors: Tensor, tokens: Float[Tensor, "vector channel"], parts: int) -> Packed:

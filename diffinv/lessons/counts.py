@@ -174,7 +174,7 @@ class StorageLesson:
     dataset: str = (
         "mnist5k"  # of the codecs and the samplers: most test images, and so the narrowest intervals
     )
-    codecs: tuple[str, ...] = ("float32", "float16", "int8", "pca40", "pq32", "pq16")
+    codecs: tuple[str, ...] = ("float32", "float16", "int8", "int4", "int3", "pca40", "pq32")
     tokens_dataset: str = "icons10"  # of fewer tokens, which are learned anew: fewest updates
     tokens: int = 4
     tokens_codec: str = "int8"

@@ -211,7 +211,7 @@ SMOKE = replace(
     ),
     architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
     storage_lesson=StorageLesson(
-        codecs=("float32", "int8", "pca8", "pq4"),
+        codecs=("float32", "int8", "int3", "pca8", "pq4"),
         images_per_real=2,
         samplers=(
             ("DDIMScheduler", 10, 2.0),
@@ -310,7 +310,7 @@ COLAB = replace(
     ),
     storage_lesson=StorageLesson(
         dataset="cifar10",
-        codecs=("float32", "float16", "int8", "pca240", "pq192", "pq96"),
+        codecs=("float32", "float16", "int8", "int4", "int3", "pca240", "pq192"),
         tokens_dataset="cifar10",
         tokens=1,
         images_per_real=2,

@@ -5,7 +5,7 @@ import torch
 
 from diffinv.artefacts.compression import Packed, check_codec, pack, unpack
 
-CODECS = ("float32", "float16", "int8", "pca8", "pca16", "pq4", "pq16")
+CODECS = ("float32", "float16", "int8", "int4", "int3", "pca8", "pca16", "pq4", "pq16")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,11 @@ def test_what_comes_back_has_the_shape_and_kind_of_what_went_in(vectors, codec):
 def test_errors_are_no_larger_than_the_code_is_coarse(vectors):
     assert torch.equal(unpack(pack(vectors, "float32"), "float32"), vectors)
     assert 0 < error(vectors, "float16") < 2**-11
-    steps = vectors.abs().amax(dim=-1, keepdim=True) / 127
-    away = (unpack(pack(vectors, "int8"), "int8") - vectors).abs()
-    assert (away <= 0.51 * steps).all() and error(vectors, "int8") > error(vectors, "float16")
+    for bits in range(2, 9):
+        steps = vectors.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+        away = (unpack(pack(vectors, f"int{bits}"), f"int{bits}") - vectors).abs()
+        assert (away <= 0.51 * steps).all()
+    assert error(vectors, "int3") > error(vectors, "int8") > error(vectors, "float16")
 
 
 def test_more_bytes_mean_smaller_errors(vectors):
@@ -49,6 +51,7 @@ def test_the_bytes_are_those_of_codes_scales_and_what_is_shared(vectors):
     assert pack(vectors, "float32").num_bytes == 4 * values
     assert pack(vectors, "float16").num_bytes == 2 * values
     assert pack(vectors, "int8").num_bytes == values + 2 * images * tokens
+    assert pack(vectors, "int3").num_bytes == 3 * values / 8 + 2 * images * tokens + 4
     shared = 2 * (8 * width + width)
     assert pack(vectors, "pca8").num_bytes == images * tokens * (8 + 2) + shared
     assert pack(vectors, "pq4").num_bytes == images * tokens * 4 + 2 * 256 * width
@@ -73,7 +76,7 @@ def test_a_token_of_zeros_and_a_large_one_survive_eight_bits():
 @pytest.mark.parametrize(
     ("codec", "words"),
     [
-        ("zip", "no compression 'zip': choose float32, float16, int8, pca"),
+        ("zip", "no compression 'zip': choose float32, float16, int and the bits"),
         ("pq", "no compression 'pq'"),
         ("pca17", "17 components per token cannot be kept: choose from 1 to 16"),
         ("pq0", "0 parts per token"),
@@ -95,3 +98,10 @@ def test_a_name_is_checked_without_vectors():
     check_codec("pca48")
     with pytest.raises(ValueError, match="'pca48x'"):
         check_codec("pca48x")
+
+
+def test_bits_that_do_not_fill_a_byte_come_back():
+    vectors = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    assert pack(vectors, "int3").per_image["embeddings"].shape == (3, 2, 2), "15 bits"
+    whole = torch.arange(-3.0, 4).expand(3, 2, 7)
+    assert torch.equal(unpack(pack(whole, "int3"), "int3"), whole)
