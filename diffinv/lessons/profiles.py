@@ -191,7 +191,7 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
-    few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
+    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2),
     augmentation_lesson=AugmentationLesson(
         real_per_class=2,
         images_per_real=2,
