@@ -89,6 +89,7 @@ def _as_published(policy: list[Any]) -> list[Any]:
     """The policy with shears of up to 0.3 = 17 degrees, and at least the 4 bits of its paper.
 
     kornia multiplies a shear by 180, so that 0.3 would be 54 degrees, and posterizes down to 0 bits, black.
+    Its brightness is left as it is: it adds to all pixels where the papers multiply them.
     """
 
     def published(name: str, first: Any, second: Any) -> tuple[str, Any, Any]:

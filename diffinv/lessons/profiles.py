@@ -144,7 +144,7 @@ TINY = Profile(
     retrieval_lesson=RetrievalLesson(images_per_real=16, neighbours_grid=(16, 25, 50)),
     few_shot_lesson=FewShotLesson(shots=(1, 2, 8), images_per_real=16, left_out=("novel10", "mnist5k")),
     augmentation_lesson=AugmentationLesson(
-        images_per_real=16, with_samples=(), left_out=("novel10", "mnist5k")
+        images_per_real=16, with_samples=("autoaugment", "mixup", "cutmix"), left_out=("novel10", "mnist5k")
     ),
 )
 
@@ -202,7 +202,7 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
-    few_shot_lesson=FewShotLesson(shots=(1, 2, 4), images_per_real=2),
+    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2),
     augmentation_lesson=AugmentationLesson(
         real_per_class=2,
         images_per_real=2,
