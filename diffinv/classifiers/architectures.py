@@ -198,6 +198,6 @@ def _initialise(model: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.zeros_(module.bias)
         else:  # a class token, and embeddings of places
             for weight in module.parameters(recurse=False):
-                # As large as the patches they are added to: from the usual 0.02, a run of a few hundred steps
-                # does not learn places, and a ViT then knows shapes no better than by chance.
+                # As large as the patches they are added to: a few hundred steps do not learn places from the
+                # usual 0.02.
                 nn.init.trunc_normal_(weight, std=0.3, generator=generator)
