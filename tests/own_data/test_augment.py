@@ -199,7 +199,8 @@ def test_the_card_says_what_the_set_is_and_what_it_gains(made):
     result, out, said = made
     card = (out / "README.md").read_text()
     assert card == result.card and result.comparison.verdict in " ".join(card.split())
-    for part in ("## Licence", "## Counts", "`tinysd`", "| bell | 4 | 8 |", "train.csv", "steps_per_image"):
+    counts = [f"| {name} | {count} | {2 * count} |" for name, count in result.real.class_counts().items()]
+    for part in ("## Licence", "## Counts", "`tinysd`", *counts, "train.csv", "steps_per_image"):
         assert part in card
     record = json.loads((out / "provenance.json").read_text())
     assert record["chosen"] == result.settings and "created" not in record
@@ -210,7 +211,7 @@ def test_the_card_says_what_the_set_is_and_what_it_gains(made):
 
 def test_every_fold_trains_as_long_and_on_its_own_samples(made):
     rows = made[0].comparison.rows
-    assert rows.groupby("condition")["seed"].apply(list).nunique() == 1
+    assert rows.groupby("condition")["seed"].apply(tuple).nunique() == 1
     assert rows["optimiser_steps"].nunique() == 1
     both = rows[rows["condition"] == "real + synthetic"]
     assert (both["num_training_images"] == 3 * both["num_real"]).all(), "2 samples of each training image"
@@ -269,7 +270,7 @@ def test_photographs_are_sent_to_another_model_before_the_work(tmp_path, icons, 
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(6):
             corners = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-            corners.resize((96, 64), Image.Resampling.BICUBIC).save(tmp_path / f"photos/{name}/{number}.jpg")
+            corners.resize((144, 96), Image.Resampling.BICUBIC).save(tmp_path / f"photos/{name}/{number}.jpg")
     arguments = ["augment", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *SMALL]
     assert main(arguments) == 2
     said = capsys.readouterr()
