@@ -13,6 +13,11 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
+def groups_of(count: int, size: int) -> list[range]:
+    """Cut so many images into groups of consecutive ones; the last may be short."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 @dataclass(frozen=True)
 class Part:
     """The `number`-th of so many parts, counted from 1. ValueError for one that there is not."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffinv.classifiers.policies import Policy
-from diffinv.studies.augmentation import POLICIES
 from diffinv.foundation.checks import check_fields
+from diffinv.studies.augmentation import POLICIES
 from diffinv.synthesizers.gan.latent_inversion import LatentInversion
 from diffinv.synthesizers.gan.training import GANTraining
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.parts import end_of_part, own
+from diffinv.artefacts.parts import end_of_part, groups_of, own
 from diffinv.artefacts.tensors import read_header, read_tensors, tensor_bytes
 from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
 from diffinv.datasets import LabelledImages
@@ -103,11 +103,6 @@ def inversion_record(
     )
 
 
-def groups_of(count: int, size: int) -> list[range]:
-    """Cut so many images into groups of consecutive ones; the last may be short."""
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
 class InversionCache:
     """A folder of shards, one for each finished group of images; all were made with the same settings.
 
@@ -175,15 +170,15 @@ class InversionCache:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for path, rows in rows_of.items():
             shard, _ = read_tensors(path)
-            found.update({at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows})
+            found |= {at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows}
         known = [share for share in shares if share is not None]
         seconds = round(sum(known), 3) if len(known) == len(keys) else None
         return EmbeddingStore(
-            embeddings=torch.stack([found[position][0] for position in range(len(keys))]),
+            embeddings=torch.stack([found[at][0] for at in range(len(keys))]),
             labels=torch.tensor(real.labels, dtype=torch.int64),
             class_names=real.class_names,
             ids=real.ids,
-            losses=torch.stack([found[position][1] for position in range(len(keys))]),
+            losses=torch.stack([found[at][1] for at in range(len(keys))]),
             provenance={**self.record, "learning_seconds": seconds},
         )
 

@@ -56,10 +56,9 @@ def denoising_steps(
     """Denoise one batch, whatever `settings.batch_size`, and yield every step; the last has the result.
 
     `unconditional` has one row for all or one per image, may differ from `conditioning` in its number of
-    tokens, and may be None when unguided. Each stream gives its image's initial noise and then its noise of
-    every step.
-    ValueError for settings that cannot be honoured, a resolution of None among them: there is no real image
-    here whose side it could stand for.
+    tokens, and may be None when unguided. Each stream gives its image's initial noise and then that of every
+    step. ValueError for settings that cannot be honoured, a resolution of None among them: there is no real
+    image here whose side it could stand for.
     """
     _check_inputs(diffusion, conditioning, unconditional, settings, streams)
     return _denoise(diffusion, conditioning, unconditional, settings, streams)

@@ -102,9 +102,8 @@ class EmbeddingStore:
         """The mean over the images of one class."""
         members = self.labels == label
         if not members.any():
-            raise ValueError(
-                f"the store has no image of class {label}: it has {sorted(set(self.labels.tolist()))}."
-            )
+            known = sorted(set(self.labels.tolist()))
+            raise ValueError(f"the store has no image of class {label}: it has {known}.")
         return self.embeddings[members].mean(dim=0)
 
     def check_matches(self, diffusion: FrozenDiffusion) -> None:
@@ -135,9 +134,9 @@ class EmbeddingStore:
         with write_folder_atomically(folder, {**record, "provenance": self.provenance}) as staging:
             for name, start in shards.items():
                 rows = slice(start, start + IMAGES_PER_SHARD)
-                own = {"labels": self.labels[rows].clone(), "losses": self.losses[rows].clone()}
-                tensors = {**packed.shard(rows), **own}
-                (staging / name).write_bytes(tensor_bytes(tensors, {"ids": self.ids[rows]}))
+                tensors = {"labels": self.labels[rows].clone(), "losses": self.losses[rows].clone()}
+                content = tensor_bytes({**packed.shard(rows), **tensors}, {"ids": self.ids[rows]})
+                (staging / name).write_bytes(content)
         return folder
 
     @classmethod

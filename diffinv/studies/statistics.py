@@ -18,10 +18,10 @@ def summarise(
 ) -> pd.DataFrame:
     """Mean, standard deviation, n and a 95 % t-interval (low, high) over the seeds of each group.
 
-    That of a share is symmetric on the logit scale (delta method), and so within 0 and 1. `overlap` is for rows
-    of cross-validation, whose training images are largely the same: test images per training image, by which
-    the variance of the mean is raised (Nadeau and Bengio 2003). ValueError for a group with fewer than two
-    seeds, or with one seed twice (a column is missing in `by`).
+    That of a share is symmetric on the logit scale (delta method), and so within 0 and 1. `overlap` is for
+    rows of cross-validation, whose training images are largely the same: test images per training image, by
+    which the variance of the mean is raised (Nadeau and Bengio 2003). ValueError for a group with fewer than
+    two seeds, or with one seed twice (a column is missing in `by`).
     """
     by = list(by)
     _check_columns(rows, [*by, "seed", value])

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.parts import end_of_part, own
+from diffinv.artefacts.parts import end_of_part, groups_of, own
 from diffinv.artefacts.writing import (
     claimed,
     provenance,
@@ -23,7 +23,6 @@ from diffinv.artefacts.writing import (
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.progress import progress
-from diffinv.method.cached import groups_of
 from diffinv.method.sampling import Sampling
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion

@@ -16,8 +16,9 @@ from scipy import stats
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffinv import DiffusionInversion, Inversion, LabelledImages, Perturbation, Sampling, Training
+from diffinv.artefacts.parts import groups_of
 from diffinv.classifiers.training import train_classifier, training_steps
-from diffinv.method.cached import groups_of, invert
+from diffinv.method.cached import invert
 from diffinv.method.inversion import draw_chunk
 from diffinv.synthesizers.upstream import synthesizer
 from diffinv.synthesizers.upstream.inversion import invert_as_upstream, upstream_inversion_steps

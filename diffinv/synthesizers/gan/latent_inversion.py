@@ -10,11 +10,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.parts import groups_of
 from diffinv.artefacts.writing import provenance
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import InversionCache, groups_of, learn_missing
+from diffinv.method.cached import InversionCache, learn_missing
 from diffinv.method.inversion import InversionDiverged, InversionStep
 from diffinv.method.store import EmbeddingStore
 from diffinv.synthesizers.gan.frozen import FrozenGAN

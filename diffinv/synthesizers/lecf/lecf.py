@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.parts import groups_of
 from diffinv.artefacts.writing import read_json, write_atomically, write_json
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.catalogue import Depiction
@@ -20,7 +21,6 @@ from diffinv.datasets.decoding import resize_images
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import groups_of
 from diffinv.method.sampling import Sampling, prepare_scheduler, sample
 from diffinv.models.clip import FrozenClip
 from diffinv.models.diffusion import FrozenDiffusion

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.parts import groups_of
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import InversionCache, groups_of, inversion_record, invert, learn_missing
+from diffinv.method.cached import InversionCache, inversion_record, invert, learn_missing
 from diffinv.method.inversion import (
     RECIPE,
     STEPS_PER_CHUNK,

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.parts import groups_of
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import numpy_stream, sample_streams, stream
-from diffinv.method.cached import groups_of
 from diffinv.method.perturbation import (
     add_noise,
     interpolate,
