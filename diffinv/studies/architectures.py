@@ -30,7 +30,7 @@ def architecture_conditions(
     images_per_real: int,
     real_per_class: int,
 ) -> list[Condition]:
-    """Real images, samples alone, and both, for each architecture at its own learning rate."""
+    """Real images, and samples beside them, for each architecture at its own learning rate."""
     rates = learning_rates()
     conditions = []
     for name in architectures:
@@ -39,7 +39,6 @@ def architecture_conditions(
         axes = {"architecture": name}
         conditions += [
             Condition("real", Real(), own, 1, real_per_class, axes=axes),
-            Condition("DI", *shared, axes=axes),
             Condition("real + DI", *shared, with_real=True, axes=axes),
         ]
     return conditions
