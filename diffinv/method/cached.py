@@ -162,16 +162,14 @@ class InversionCache:
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
         """The vectors of these images, each under its key; KeyError if one is not there."""
-        rows_of, shares = defaultdict(list), []
-        for position, key in enumerate(keys):
-            path, row, share = self._places[key]
+        rows_of, places = defaultdict(list), [self._places[key] for key in keys]
+        for position, (path, row, _) in enumerate(places):
             rows_of[path].append((position, row))
-            shares.append(share)
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for path, rows in rows_of.items():
             shard, _ = read_tensors(path)
             found |= {at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows}
-        known = [share for share in shares if share is not None]
+        known = [share for *_, share in places if share is not None]
         seconds = round(sum(known), 3) if len(known) == len(keys) else None
         return EmbeddingStore(
             embeddings=torch.stack([found[at][0] for at in range(len(keys))]),
@@ -201,9 +199,8 @@ def learn_missing(
 ) -> None:
     """Learn the images that no cache has, group by group, each cached as soon as it is done.
 
-    `caches[n]` takes the vectors after n updates, with the mean of the last `averaged_share` of the losses.
-    Groups are cut before looking into the caches: a resumed run has the groups of the first one, and with
-    them its very bits.
+    `caches[n]` takes the vectors after n updates, and the mean of the last `averaged_share` of the losses.
+    Groups are cut before looking into the caches: a resumed run has those of the first one, and its bits.
     """
 
     def lacking(group: Sequence[int]) -> list[int]:
