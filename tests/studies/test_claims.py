@@ -9,6 +9,7 @@ from diffinv.artefacts.writing import ArtefactError
 from diffinv.commands.main import main
 from diffinv.studies.claims import (
     JUDGED,
+    accuracy_table,
     beside_paper,
     compare,
     findings,
@@ -16,6 +17,7 @@ from diffinv.studies.claims import (
     judge,
     when_it_pays,
 )
+from diffinv.studies.ledger import compact_table, ledger
 from diffinv.studies.statistics import seeds_needed, worth_in_real_images
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +26,11 @@ EFFECT = {
 }  # fmt: skip
 
 
-def test_the_readme_says_what_the_figures_say():
-    assert findings(ROOT / "figures") in (ROOT / "README.md").read_text(), (
-        "paste what `diffinv findings` prints"
+def test_the_documentation_says_what_the_figures_say():
+    figures, readme = ROOT / "figures", (ROOT / "README.md").read_text()
+    assert accuracy_table(figures) in readme and compact_table(ledger(figures)) in readme
+    assert findings(figures) in (ROOT / "docs" / "findings.md").read_text(), (
+        "paste what `diffinv findings` prints there, and in README what it prints with --compact"
     )
 
 
