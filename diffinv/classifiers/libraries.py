@@ -19,6 +19,7 @@ from diffinv.models.checkpoint import EMBEDDED, check_whole, is_hub_id, readable
 # Before the name of the library: all weights of the checkpoint are trained on, or those of a new head alone.
 PRETRAINED, FROZEN = "pretrained ", "frozen "
 TRANSFORMERS, TIMM = "hf:", "timm:"
+NO_CODE = dict(trust_remote_code=False)
 
 
 class LibraryName(NamedTuple):
@@ -131,9 +132,9 @@ def _from_transformers(asked: LibraryName, num_classes: int) -> Logits:
     place = _place(asked.name)
     what = f"image classifier {asked.name!r}"
     with readable(what, "give a checkpoint of transformers with safetensors weights and no code of its own"):
-        config = AutoConfig.from_pretrained(place, num_labels=num_classes, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, num_labels=num_classes, **NO_CODE)
         _drop_nothing(config)
-        options = {"config": config, "trust_remote_code": False, "dtype": torch.float32}
+        options = {"config": config, **NO_CODE, "dtype": torch.float32}
         if not asked.pretrained:
             return Logits(AutoModelForImageClassification.from_config(**options), _side(config))
         model, info = AutoModelForImageClassification.from_pretrained(

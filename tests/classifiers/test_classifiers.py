@@ -238,7 +238,7 @@ def test_images_of_another_resolution_classes_or_number_are_refused(toy_images):
     classifier = train_classifier(toy_images, replace(QUICK, optimiser_steps=5), seed=0)
     with pytest.raises(ValueError, match="knows images of 16 px, not of 24x24 px"):
         classifier.accuracy(toy_images.resize(24))
-    with pytest.raises(ValueError, match="other classes"):
+    with pytest.raises(ValueError, match="classes that the classifier was not trained on"):
         classifier.accuracy(replace(toy_images, class_names=("a", "b", "c")))
     with pytest.raises(ValueError, match="no image to judge"):
         classifier.accuracy(toy_images.subset([]))
