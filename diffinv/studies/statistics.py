@@ -149,7 +149,7 @@ def _interval(
     mean, std = float(values.mean()), float(values.std(ddof=1))
     half = _half_width(std, count, overlap)
     low, high = mean - half, mean + half
-    if share and 0 < mean < 1:  # at either end nothing varies
+    if share and half > 0 and 0 < mean < 1:  # at either end nothing varies
         half /= mean * (1 - mean)
         low, high = (float(special.expit(special.logit(mean) + side)) for side in (-half, half))
     return {"mean": mean, "std": std, "n": count, "low": low, "high": high}
