@@ -12,7 +12,7 @@ NOT_TESTED = "not tested"
 # What the paper claims, by letter, and where in it.
 STATEMENTS: Mapping[str, str] = {
     "(a)": "samples teach, alone and beside the real images (Fig. 1b, 6)",
-    "(b)": "DI is ahead of words: LECF (Table 2, Fig. 7)",
+    "(b)": "DI against words: LECF, ahead at 1 shot (Table 2, Fig. 7)",
     "(c)": "DI is ahead of retrieval (Table 3)",
     "(d)": "the generator matters (Fig. 5)",
     "(e)": "samples help most where real images are few (Fig. 6, 7a)",
