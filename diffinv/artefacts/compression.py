@@ -26,7 +26,12 @@ class Packed:
     @property
     def num_bytes(self) -> int:
         """All of it, the shared basis or codebook included."""
-        return sum(t.numel() * t.element_size() for t in (*self.per_image.values(), *self.shared.values()))
+        return self.shared_bytes + sum(tensor.nbytes for tensor in self.per_image.values())
+
+    @property
+    def shared_bytes(self) -> int:
+        """The basis or codebook alone."""
+        return sum(tensor.nbytes for tensor in self.shared.values())
 
     def shard(self, rows: slice) -> dict[str, Tensor]:
         """The tensors of these images; the first shard holds those that all share, too."""
@@ -60,9 +65,8 @@ def pack(vectors: Float[Tensor, "image token channel"], codec: str) -> Packed:
     M parts, and keeps the nearest of 256 centroids of each (Jegou et al. 2011). Bases and centroids are
     learned from these very vectors. ValueError for another name, and for too few vectors or channels.
     """
-    check_codec(codec)
-    tokens = vectors.reshape(-1, vectors.shape[-1])
     kind, size = _kind(codec)
+    tokens = vectors.reshape(-1, vectors.shape[-1])
     if kind == "pca":
         return _pca(vectors, tokens, size)
     if kind == "pq":

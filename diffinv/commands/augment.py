@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, at_least, option, reading
+from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, at_least, reading
 
 _SAME = ("resolution", "images_per_real", "repetitions", "optimiser_steps", "device", "profile", "seed")
 
@@ -49,11 +49,8 @@ def run(options: argparse.Namespace) -> int:
             prepare(options.data, options.out, **given)
         else:
             augment(options.data, options.out, anyway=options.anyway, **given)
-    except ValueError as error:  # which speaks of arguments
-        message = str(error).replace("num_folds=", "--folds ").replace("profile='colab'", "--profile colab")
-        for name in ("anyway", "skip_damaged"):
-            message = message.replace(f"{name}=True", option(name))
-        raise ValueError(message) from error
+    except ValueError as error:  # whose other arguments are called as the options are
+        raise ValueError(str(error).replace("num_folds=", "folds=")) from error
     return 0
 
 

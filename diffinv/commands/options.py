@@ -46,7 +46,7 @@ def in_terms_of(options: argparse.Namespace, text: str) -> str:
         return option(name) if value in (None, "True") else f"{option(name)} {value}"
 
     names = "|".join(sorted(vars(options), key=len, reverse=True))
-    value = r'(?:="?(?P<value>\w[\w.-]*\w|\w)"?)?'
+    value = r"""(?:=["']?(?P<value>\w[\w.-]*\w|\w)["']?)?"""
     return re.sub(rf"(?<![\w/.-])(?P<name>{names}){value}(?![\w/=])", as_option, text)
 
 

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 from diffinv.artefacts.parts import Part, PartDone, only_part
-from diffinv.commands.options import at_least
+from diffinv.commands.options import at_least, option
 
 
 def add_parts(verb: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run_shared(options: argparse.Namespace) -> int:
     if engine is None and shard is None:
         for name in ("workers", "ray_address"):
             if getattr(options, name, None) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} is for an engine: add --engine local or ray.")
+                raise ValueError(f"{option(name)} is for an engine: add --engine local or ray.")
         return options.verb(options)
     if engine is None:
         part = Part.parse(str(shard))

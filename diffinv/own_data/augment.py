@@ -63,7 +63,7 @@ class Comparison:
 
     def __str__(self) -> str:
         lines = [
-            f"  {row.condition:<22}{row.mean:>8.1%}  [{max(row.low, 0):.1%}, {min(row.high, 1):.1%}]"
+            f"  {row.condition:<22}{row.mean:>8.1%}  [{row.low:.1%}, {row.high:.1%}]"
             for row in self.summary.itertuples()
         ]
         folds, steps = self.rows["seed"].nunique(), self.rows["optimiser_steps"].iloc[0]

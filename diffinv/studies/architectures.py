@@ -35,10 +35,11 @@ def architecture_conditions(
     conditions = []
     for name in architectures:
         own = replace(training, architecture=name, learning_rate=rates.get(name, training.learning_rate))
-        shared = (synthesizer, own, images_per_real, real_per_class)
         axes = {"architecture": name}
         conditions += [
             Condition("real", Real(), own, 1, real_per_class, axes=axes),
-            Condition("real + DI", *shared, with_real=True, axes=axes),
+            Condition(
+                "real + DI", synthesizer, own, images_per_real, real_per_class, with_real=True, axes=axes
+            ),
         ]
     return conditions

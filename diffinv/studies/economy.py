@@ -35,18 +35,20 @@ def codec_conditions(
     conditions = []
     for codec in codecs:
         packed = pack(store.embeddings, codec)
-        lossy = replace(store, embeddings=unpack(packed, codec))
-        make = DiffusionInversion.from_store(
-            synthesizer.diffusion, lossy, synthesizer.perturbation, synthesizer.sampling
-        )
+        make = synthesizer
+        if codec != "float32":
+            lossy = replace(store, embeddings=unpack(packed, codec))
+            make = DiffusionInversion.from_store(
+                synthesizer.diffusion, lossy, synthesizer.perturbation, synthesizer.sampling
+            )
         axes = {
             "codec": codec,
             "bytes_per_image": packed.num_bytes / len(store),
-            "shared_bytes": sum(t.numel() * t.element_size() for t in packed.shared.values()),
+            "shared_bytes": packed.shared_bytes,
         }
-        exact = codec == "float32"
-        shared = (synthesizer if exact else make, training, images_per_real, real_per_class)
-        conditions.append(Condition(prefix + codec, *shared, axes=axes))
+        conditions.append(
+            Condition(prefix + codec, make, training, images_per_real, real_per_class, axes=axes)
+        )
     return conditions
 
 

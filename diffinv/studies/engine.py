@@ -77,11 +77,12 @@ def run_parts(
         raise ValueError(f"an address is for the engine ray, not for {engine}: leave it out.")
     count = workers * PARTS_PER_WORKER
     parts = [Part(number, count) for number in range(1, count + 1)]
-    made: dict[Part, Any] = {}
     with _shared_place() as place:
-        each = _on_ray(place, work, parts, workers, gpus, address) if engine == "ray" else None
-        for part, result in progress(each or _locally(place, work, parts, workers), len(parts), "parts"):
-            made[part] = result
+        if engine == "ray":
+            each = _on_ray(place, work, parts, workers, gpus, address)
+        else:
+            each = _locally(place, work, parts, workers)
+        made = dict(progress(each, len(parts), "parts"))
     return [made[part] for part in parts]
 
 

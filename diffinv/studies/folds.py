@@ -58,14 +58,14 @@ def cross_validate(
     Synthetic images are made from the training part alone. Each repetition has its own folds, and each fold
     its own seed, by which the rows of two conditions are paired.
     """
+    drawn = [folds_of(real, num_folds, seed=seed + number, groups=groups) for number in range(repetitions)]
     pairs = [(number, fold) for number in range(repetitions) for fold in range(num_folds)]
     found = []
     for number, fold in progress_bar(pairs, total=len(pairs), desc="folds", enabled=progress):
-        folds = folds_of(real, num_folds, seed=seed + number, groups=groups)
         rows = run_study(
             conditions,
-            train=real.subset(folds != fold),
-            test=real.subset(folds == fold),
+            train=real.subset(drawn[number] != fold),
+            test=real.subset(drawn[number] == fold),
             seeds=[seed + number * num_folds + fold],
             cache_dir=cache_dir,
             dataset=dataset,
