@@ -16,7 +16,8 @@ from torch import nn
 from diffinv.artefacts.writing import write_atomically
 from diffinv.classifiers.architectures import build_classifier
 from diffinv.datasets import dataset_card
-from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import load_profile
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
 from diffinv.models.random_weights import networks
 from diffinv.studies import runtime

@@ -16,7 +16,8 @@ from diffinv.artefacts.writing import claimed, write_atomically
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.foundation import ASSETS
 from diffinv.lessons import methods
-from diffinv.lessons.profiles import PROFILES, Profile, load_profile
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import PROFILES, load_profile
 from diffinv.method.cached import inversion_path
 from diffinv.models.clip import load_clip
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion

@@ -16,7 +16,8 @@ from benchmarks.settings_search import learn_path
 from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets import load_dataset
 from diffinv.lessons.methods import diffusion_inversion
-from diffinv.lessons.profiles import PROFILES, Profile, load_profile
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import PROFILES, load_profile
 from diffinv.method.sampling import Sampling, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.studies.grid import Condition, run_study

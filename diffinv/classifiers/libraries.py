@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,7 +122,13 @@ def checkpoint_key(architecture: str) -> tuple[str, ...]:
         with readable(f"image classifier {asked.name!r}", "check the name and the connection"):
             return (Path(str(cached_file(place, "config.json"))).parent.name,)
     files = sorted(path for path in Path(place).iterdir() if path.suffix in (".json", ".safetensors"))
-    return (content_key({path.name: path.read_bytes().hex() for path in files}),)
+    return (_content(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)),)
+
+
+@cache
+def _content(files: tuple[tuple[Path, int, int], ...]) -> str:
+    # A study asks for each of its cells: the bytes are read once, unless size or time say that they changed.
+    return content_key({path.name: path.read_bytes().hex() for path, _, _ in files})
 
 
 def _place(name: str) -> str:

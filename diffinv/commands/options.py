@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from diffinv.lessons.profiles import Profile
+    from diffinv.lessons.profile import Profile
     from diffinv.models.diffusion import FrozenDiffusion
 
 PROFILES = "smoke, tiny, colab or paper"

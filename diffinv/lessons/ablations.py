@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from diffinv.lessons import methods
-from diffinv.lessons.profiles import Profile, prompt_for
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import prompt_for
 from diffinv.models.clip import FrozenClip
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.studies.ablations import Comparison, MostConfident, OfSome, ablate

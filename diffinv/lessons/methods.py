@@ -8,7 +8,8 @@ import pandas as pd
 
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.foundation import ASSETS
-from diffinv.lessons.profiles import Profile, prompt_for
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import prompt_for
 from diffinv.models.clip import FrozenClip
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.studies.augmentation import augmentation_conditions

@@ -9,7 +9,8 @@ from typing import Any
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.figures.style import use_style
 from diffinv.lessons import SPENT
-from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import load_profile
 from diffinv.method.cached import invert
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion, NetworkCalls, load_diffusion

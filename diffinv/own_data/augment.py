@@ -13,7 +13,8 @@ from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import Fit
 from diffinv.datasets.layout.plan import ClassLevel
 from diffinv.lessons import methods
-from diffinv.lessons.profiles import Profile, load_profile
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import load_profile
 from diffinv.method.cached import inversion_path
 from diffinv.models.clip import load_clip
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion

@@ -11,7 +11,7 @@ import torch
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.lessons.counts import OwnDataLesson
-from diffinv.lessons.profiles import Profile
+from diffinv.lessons.profile import Profile
 from diffinv.method.cached import invert
 from diffinv.method.held_out_loss import held_out_loss
 from diffinv.method.inversion import initial_embeddings

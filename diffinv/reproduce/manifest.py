@@ -12,7 +12,7 @@ from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import ArtefactError, provenance, read_json, write_json
 from diffinv.foundation import ASSETS, PACKAGE
 from diffinv.foundation.networks import best_device
-from diffinv.lessons.profiles import Profile
+from diffinv.lessons.profile import Profile
 
 
 class Manifest:

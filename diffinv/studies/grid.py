@@ -66,11 +66,9 @@ def run_study(
     """
     _check(conditions, train, test, seeds)
     cells = [(condition, seed) for condition in conditions for seed in seeds]
-    # Once for each architecture: it reads the whole of a checkpoint.
-    checkpoints = {name: checkpoint_key(name) for name in {c.training.architecture for c in conditions}}
     computed = _each_cached(
         _cache_of("studies", cache_dir),
-        [_cell_key(condition, train, test, seed, checkpoints) for condition, seed in cells],
+        [_cell_key(condition, train, test, seed) for condition, seed in cells],
         [partial(_compute_cell, condition, train, test, seed) for condition, seed in cells],
         desc="study",
         progress=progress,
@@ -103,7 +101,6 @@ def accuracy_scores(
     if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
         raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
     cells = [(name, seed) for name in sets for seed in seeds]
-    checkpoint = checkpoint_key(training.architecture)
     computed = _each_cached(
         _cache_of("accuracy_scores", cache_dir),
         [
@@ -114,7 +111,7 @@ def accuracy_scores(
                 test.fingerprint,
                 training,
                 seed,
-                *checkpoint,
+                *checkpoint_key(training.architecture),
             )
             for name, seed in cells
         ],
@@ -197,18 +194,12 @@ def _compute_cell(
     }
 
 
-def _cell_key(
-    condition: Condition,
-    train: LabelledImages,
-    test: LabelledImages,
-    seed: int,
-    checkpoints: Mapping[str, tuple[str, ...]],
-) -> str:
+def _cell_key(condition: Condition, train: LabelledImages, test: LabelledImages, seed: int) -> str:
     # Names of conditions and axes are not part of it: they say how a cell is drawn, not what it is.
     settings = [condition.images_per_real, condition.real_per_class, condition.with_real, condition.training]
     # The ids count: they decide the subset and the random streams.
     data = [train.fingerprint, train.ids, test.fingerprint]
-    checkpoint = checkpoints[condition.training.architecture]
+    checkpoint = checkpoint_key(condition.training.architecture)
     return content_key("study cell", condition.synthesizer.describe(), settings, data, seed, *checkpoint)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffinv.datasets import CATALOGUE, dataset_card
-from diffinv.lessons.profiles import PROFILES, Profile, load_profile, prompt_for, with_article
+from diffinv.lessons.profile import Profile
+from diffinv.lessons.profiles import PROFILES, load_profile, prompt_for, with_article
 from diffinv.models.memory import MemorySettings, Workload
 from diffinv.studies.claims import paper_reported, verdict
 from diffinv.synthesizers.upstream.settings import UPSTREAM
