@@ -63,8 +63,9 @@ def search_one(
     counts = settings.classifier_lesson
     pool = load_dataset(dataset, split="train").per_class(counts.pool_per_class, seed=0)
     real_per_class = counts.number_real_per_class
-    if method == "DI":  # one path of updates gives all numbers of them
-        stops = methods.SEARCHED["DI"]["inversion.steps_per_image"]
+    if method == "DI from the prompt":
+        settings = methods.from_prompt(settings)
+    if stops := methods.SEARCHED[method].get("inversion.steps_per_image"):  # one path gives all of them
         for seed in SEEDS:
             learn_path(diffusion, pool.per_class(real_per_class, seed=seed), settings, stops)
 
@@ -73,6 +74,7 @@ def search_one(
         if method != "LECF":
             return {
                 "DI": lambda: methods.diffusion_inversion(own, diffusion),
+                "DI from the prompt": lambda: methods.diffusion_inversion(own, diffusion),
                 "sampler": lambda: methods.diffusion_inversion(own, diffusion),
                 "GAN": lambda: methods.gan(own),
                 "GAN inversion": lambda: methods.gan_inversion(own),

@@ -209,6 +209,7 @@ class AblationsLesson:
     share_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
     tokens_grid: tuple[int, ...] = (4, 16)
     initialisations: tuple[str, ...] = ("class_prompt",)  # besides the profile's own
+    prompt_steps: int = 0  # updates of vectors that start from the class's prompt; 0 = as many as all others
     drawn: int = 16  # samples per real image among which CLIP chooses; 0 = it does not
     hard_share: float = 0.375  # of each class: those that a classifier has not learned early; 0 = not tried
     early_steps: int = 30

@@ -45,6 +45,7 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
             "generator_lesson.gan_rate": 1e-3,
             "generator_lesson.code_noise": 0.6,
             "retrieval_lesson.k": 16,
+            "ablations_lesson.prompt_steps": 10,
             "classifier_lesson.images_per_real_grid": (1, 4, 16, 64),
         },
     ),
@@ -56,6 +57,7 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
             "lecf_lesson.threshold": 0,
             "generator_lesson.gan_rate": 1e-3,
             "generator_lesson.code_noise": 0.2,
+            "ablations_lesson.prompt_steps": 100,
         },
     ),
     "mnist5k": DatasetSettings(

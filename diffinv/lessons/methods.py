@@ -23,7 +23,8 @@ from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
 
 # What `python -m benchmarks.settings_search` tries of each method, setting after setting, and for each method
 # as many candidates, those of GAN inversion with those of the GAN that it inverts. First stands the cheapest
-# value, or else the usual one. "sampler" is what all that sample from the diffusion model share.
+# value, or else the usual one. "sampler" is what all that sample from the diffusion model share. "DI
+# from the prompt" is DI as chosen, but for where its vectors start, and so for how many updates they need.
 SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "DI": {
         "inversion.steps_per_image": (25, 50, 100, 200, 400),
@@ -31,6 +32,7 @@ SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "perturbation.noise_std": (0.1, 0, 0.3),
         "perturbation.interpolation_weight": (0.1, 0, 0.3),
     },
+    "DI from the prompt": {"inversion.steps_per_image": (10, 25, 100, 400)},
     "LECF": {
         "lecf_lesson.guidance_scale": (3, 1, 1.5, 2),
         "lecf_lesson.threshold": (0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
@@ -65,6 +67,12 @@ def searched(method: str, datasets: Sequence[str]) -> pd.DataFrame:
 def diffusion_inversion(settings: Profile, diffusion: FrozenDiffusion) -> DiffusionInversion:
     """Diffusion Inversion as a profile has it."""
     return DiffusionInversion(diffusion, settings.inversion, settings.perturbation, settings.sampling)
+
+
+def from_prompt(settings: Profile) -> Profile:
+    """The same, but for vectors that start from the class's prompt, with a number of updates of their own."""
+    steps = settings.ablations_lesson.prompt_steps or settings.inversion.steps_per_image
+    return settings.changed({"inversion.initialisation": "class_prompt", "inversion.steps_per_image": steps})
 
 
 def lecf(settings: Profile, dataset: str, diffusion: FrozenDiffusion, clip: FrozenClip) -> LECF:
