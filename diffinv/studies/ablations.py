@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from diffinv.artefacts.keys import described
 from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.catalogue import Depiction
@@ -124,7 +125,7 @@ class OfSome:
         return probabilities[np.arange(len(real)), real.labels]
 
     def describe(self) -> dict[str, Any]:
-        judge = None if self.judge is None else {**vars(self.judge), "early_steps": self.early_steps}
+        judge = None if self.judge is None else {**described(self.judge), "early_steps": self.early_steps}
         return {"synthesizer": "OfSome", "base": self.base.describe(), "share": self.share, "judge": judge}
 
 
