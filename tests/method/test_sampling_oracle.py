@@ -98,7 +98,7 @@ def test_noise_of_the_steps_equals_the_stock_pipelines(diffusion, scheduler, eta
 def test_noised_originals_end_where_the_stock_pipelines_do(diffusion, scheduler, strength):
     conditioning, unconditional = vectors(2)
     settings = Sampling(3.0, num_inference_steps=7, scheduler=scheduler, resolution=32, strength=strength)
-    originals = torch.randn(2, diffusion.latent_channels, 16, 16, generator=stream(0, "originals"))
+    originals = 0.5 * initial_noise(diffusion, settings, [stream(1, "oracle", number) for number in (0, 1)])
     *_, last = denoising_steps(diffusion, conditioning, unconditional, settings, streams(2), originals)
     pipeline = stock_pipeline(StableDiffusionImg2ImgPipeline, diffusion, settings)
     expected = pipeline(
