@@ -136,6 +136,12 @@ class Comparison:
     question: str
     a: Condition
     b: Condition
+    subject: str = ""  # what is asked of every dataset, whatever its own setting; "" = the question itself
+
+    @property
+    def compares(self) -> bool:
+        """Whether the two differ in more than their names."""
+        return replace(self.a, name="", axes={}) != replace(self.b, name="", axes={})
 
 
 def compared(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
