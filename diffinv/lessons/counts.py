@@ -171,10 +171,8 @@ class ArchitectureLesson:
 class StorageLesson:
     """Counts of 12_storage; the real images are those of lesson 03."""
 
-    dataset: str = (
-        "mnist5k"  # of the codecs and the samplers: most test images, and so the narrowest intervals
-    )
-    codecs: tuple[str, ...] = ("float32", "int8", "int4", "int3", "pca40", "pq32")
+    dataset: str = "mnist5k"  # of codecs and samplers: most test images, and so the narrowest intervals
+    codecs: tuple[str, ...] = ("float32", "int8", "int3", "pca40", "pq32")
     tokens_dataset: str = "icons10"  # of fewer tokens, which are learned anew: fewest updates
     tokens: int = 4
     tokens_codec: str = "int8"
@@ -185,7 +183,6 @@ class StorageLesson:
         ("DPMSolverMultistepScheduler", 20, 2.0),
         ("DDIMScheduler", 10, 1.0),
         ("DPMSolverMultistepScheduler", 5, 1.0),
-        ("DPMSolverMultistepScheduler", 2, 1.0),
         ("UniPCMultistepScheduler", 5, 1.0),
         ("EulerAncestralDiscreteScheduler", 10, 1.0),
     )

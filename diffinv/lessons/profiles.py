@@ -126,7 +126,7 @@ SMOKE = replace(
     ),
     architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
     storage_lesson=StorageLesson(
-        codecs=("float32", "int8", "int3", "pca8", "pq4"),
+        codecs=("float32", "int8", "pca8", "pq4"),
         images_per_real=2,
         samplers=(
             ("DDIMScheduler", 10, 2.0),
