@@ -87,11 +87,10 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
     from_class = _changed(base, "class mean", {**steered, "perturbation.unconditional": "class_mean"})
     yield Comparison("(i) from the mean of all or of the class?", guided(scale), from_class)
     for low, high in counts.guidance_intervals:
-        part = _changed(guided(scale), f"{low:g} to {high:g}", {"sampling.guidance_interval": (low, high)})
-        part = replace(part, name=f"guidance {scale:g} in {part.name}")
-        yield Comparison(
-            f"guidance {scale:g} at timesteps {low:g} to {high:g}, or at all?", part, guided(scale)
-        )
+        name = f"guidance {scale:g} in {low:g} to {high:g}"
+        part = _changed(guided(scale), name, {"sampling.guidance_interval": (low, high)})
+        question = f"guidance {scale:g} at some timesteps, {low:g} to {high:g}, or at all?"
+        yield Comparison(question, part, guided(scale))
 
 
 def _perturbation(own: Profile, base: Condition) -> Iterator[Comparison]:

@@ -117,14 +117,20 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
-    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2),
+    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2, left_out=("mnist5k",)),
     augmentation_lesson=AugmentationLesson(
         real_per_class=2,
         images_per_real=2,
-        policies=("none", "randaugment", "augmix", "cutmix"),
+        policies=("none", "randaugment", "cutmix"),
+        best_elsewhere=True,
         gallery_columns=4,
     ),
-    architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
+    architecture_lesson=ArchitectureLesson(
+        architectures=("resnet10_narrow", "efficientnet_narrow"),
+        datasets=("icons10", "mnist5k"),
+        first_elsewhere=True,
+        images_per_real=2,
+    ),
     storage_lesson=StorageLesson(
         codecs=("float32", "int8", "pca8", "pq4"),
         images_per_real=2,
