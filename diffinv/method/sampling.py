@@ -122,7 +122,7 @@ def _denoise(
         unconditional = unconditional.to(diffusion.device, diffusion.dtype).expand(len(streams), -1, -1)
     plan = planned_steps(diffusion, scheduler, settings)
     latents = initial_noise(diffusion, settings, streams)
-    if settings.strength < 1:
+    if originals is not None and settings.strength < 1:
         latents = scheduler.add_noise(originals.to(latents), latents, plan[0][0].expand(len(latents)))
     else:
         latents = latents * scheduler.init_noise_sigma
