@@ -117,15 +117,19 @@ class Classifier:
 
     def accuracy(self, labelled: LabelledImages) -> float:
         """Share of the images whose label is predicted, from 0 to 1."""
-        return float(self._hits(labelled).mean())
+        return self.accuracies(labelled)[0]
 
     def per_class_accuracy(self, labelled: LabelledImages) -> dict[str, float]:
         """Accuracy within each class; nan for a class without an image."""
+        return self.accuracies(labelled)[1]
+
+    def accuracies(self, labelled: LabelledImages) -> tuple[float, dict[str, float]]:
+        """Both, from one look at the images."""
         hits = self._hits(labelled)
         counts = np.bincount(labelled.labels, minlength=len(self.class_names))
         right = np.bincount(labelled.labels, weights=hits, minlength=len(self.class_names))
         shares = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-        return dict(zip(self.class_names, shares.tolist(), strict=True))
+        return float(hits.mean()), dict(zip(self.class_names, shares.tolist(), strict=True))
 
     def _hits(self, labelled: LabelledImages) -> np.ndarray:
         if labelled.class_names != self.class_names:
