@@ -18,8 +18,8 @@ from diffinv.datasets import load_dataset
 from diffinv.lessons.methods import diffusion_inversion
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import PROFILES, load_profile
-from diffinv.method.sampling import Sampling, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
+from diffinv.studies.economy import calls_per_sample
 from diffinv.studies.grid import Condition, run_study
 from diffinv.studies.statistics import paired_difference, summarise
 from diffinv.synthesizers.base import Synthesizer
@@ -116,7 +116,7 @@ def conditions(
     counts = (options.images_per_real, options.real_per_class)
 
     def cell(name: str, maker: Synthesizer, own: Upstream | Profile) -> Condition:
-        calls = network_calls(diffusion, own.sampling)
+        calls = calls_per_sample(diffusion, replace(own.sampling, eta=0.0))  # upstream's eta is ignored
         axes = (own.inversion.steps_per_image, own.sampling.num_inference_steps, calls)
         return Condition(name, maker, training, *counts, axes=dict(zip(AXES, axes, strict=True)))
 
@@ -132,12 +132,6 @@ def conditions(
         scale = profile.changed(change)
         cells.append(cell(name, diffusion_inversion(scale, diffusion), scale))
     return cells
-
-
-def network_calls(diffusion: FrozenDiffusion, sampling: Sampling) -> int:
-    """Predictions for one sample: two a guided step, and PNDM has one step more than it is asked for."""
-    scheduler = prepare_scheduler(diffusion, replace(sampling, eta=0.0))  # upstream's eta is ignored
-    return len(scheduler.timesteps) * (1 if sampling.guidance_scale == 1 else 2)
 
 
 def answers(rows: pd.DataFrame) -> pd.DataFrame:

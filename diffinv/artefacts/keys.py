@@ -34,6 +34,14 @@ def content_key(*parts: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
+def described(settings: Any) -> dict[str, Any]:
+    """A settings dataclass and those in it as dicts, for JSON, of the fields that count in a key."""
+    return {
+        name: described(value) if dataclasses.is_dataclass(value) else value
+        for name, value in _counting(settings).items()
+    }
+
+
 def _canonical(part: Any) -> Any:
     # Every container and object is tagged, so that two different values never share their JSON.
     if isinstance(part, np.generic):
@@ -47,8 +55,7 @@ def _canonical(part: Any) -> Any:
         digest = hashlib.sha256(little_endian.reshape(-1).view(np.uint8).data).hexdigest()
         return ["array", little_endian.dtype.str, list(part.shape), digest]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        counting = [field for field in dataclasses.fields(part) if not _absent(part, field)]
-        fields = [[field.name, _canonical(getattr(part, field.name))] for field in counting]
+        fields = [[name, _canonical(value)] for name, value in _counting(part).items()]
         return ["dataclass", type(part).__qualname__, fields]
     if isinstance(part, dict) and all(isinstance(name, str) for name in part):
         return ["dict", [[name, _canonical(part[name])] for name in sorted(part)]]
@@ -58,6 +65,7 @@ def _canonical(part: Any) -> Any:
     raise TypeError(f"a {kind} has no content key: pass plain values, arrays or dataclasses instead.")
 
 
-def _absent(part: Any, field: dataclasses.Field[Any]) -> bool:
-    late = field.metadata.keys() >= ABSENT_AT_DEFAULT.keys()
-    return late and getattr(part, field.name) == field.default
+def _counting(part: Any) -> dict[str, Any]:
+    values = {field: getattr(part, field.name) for field in dataclasses.fields(part)}
+    late = ABSENT_AT_DEFAULT.keys()
+    return {f.name: v for f, v in values.items() if not (f.metadata.keys() >= late and v == f.default)}

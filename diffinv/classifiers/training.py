@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +43,9 @@ class Training:
     # Of each batch, where real images and samples are there; None = as many as there are, all equally often.
     synthetic_share: float | None = 0.5
     policy: Policy = field(default="none", metadata=ABSENT_AT_DEFAULT)  # after the crops and flips
+    # Of a batch with real images and samples, normalise either half by its own mean and deviation; those of
+    # the real images alone are kept for evaluation (AdvProp, arXiv 1911.09665).
+    split_batch_norm: bool = field(default=False, metadata=ABSENT_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
@@ -56,6 +59,11 @@ class Training:
         if self.warmup_steps >= self.optimiser_steps:
             spent = f"warmup_steps is {self.warmup_steps} of {self.optimiser_steps} optimiser_steps"
             raise ValueError(f"{spent}: choose a shorter warm-up.")
+        if self.split_batch_norm and self.policy in ("mixup", "cutmix"):
+            raise ValueError(f"policy {self.policy!r} mixes what split_batch_norm splits: drop one of them.")
+        if self.split_batch_norm and self.synthetic_share in (0, 1):
+            share = f"synthetic_share is {self.synthetic_share} and leaves split_batch_norm nothing to split"
+            raise ValueError(f"{share}: choose one between 0 and 1.")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -109,15 +117,19 @@ class Classifier:
 
     def accuracy(self, labelled: LabelledImages) -> float:
         """Share of the images whose label is predicted, from 0 to 1."""
-        return float(self._hits(labelled).mean())
+        return self.accuracies(labelled)[0]
 
     def per_class_accuracy(self, labelled: LabelledImages) -> dict[str, float]:
         """Accuracy within each class; nan for a class without an image."""
+        return self.accuracies(labelled)[1]
+
+    def accuracies(self, labelled: LabelledImages) -> tuple[float, dict[str, float]]:
+        """Both, from one look at the images."""
         hits = self._hits(labelled)
         counts = np.bincount(labelled.labels, minlength=len(self.class_names))
         right = np.bincount(labelled.labels, weights=hits, minlength=len(self.class_names))
         shares = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-        return dict(zip(self.class_names, shares.tolist(), strict=True))
+        return float(hits.mean()), dict(zip(self.class_names, shares.tolist(), strict=True))
 
     def _hits(self, labelled: LabelledImages) -> np.ndarray:
         if labelled.class_names != self.class_names:
@@ -152,6 +164,8 @@ def training_steps(
     generator = stream(seed, "classifier", "weights")
     model = build_classifier(settings.architecture, train.num_classes, train.resolution, generator=generator)
     classifier = Classifier(model.train(), train, device or best_device())
+    is_sample = _which_are_samples(train)
+    split = settings.split_batch_norm and 0 < int(is_sample.sum()) < len(train)
     images = torch.from_numpy(np.ascontiguousarray(train.images)).to(classifier.device)
     labels = torch.from_numpy(train.labels).to(classifier.device)
     optimiser = torch.optim.SGD(
@@ -164,7 +178,8 @@ def training_steps(
     crops = stream(seed, "classifier", "augmentation")
     changes = stream(seed, "classifier", "policy")
     for step in range(settings.optimiser_steps):
-        indices = next(batches).to(classifier.device)
+        chosen = next(batches)
+        indices = chosen.to(classifier.device)
         cropped = augment(images[indices], settings.augmentation, crops)
         distorted, targets = distort(
             cropped, labels[indices], settings.policy, changes, num_classes=train.num_classes
@@ -172,7 +187,10 @@ def training_steps(
         pixels = classifier.normalise(distorted)
         optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            logits = classifier.model(pixels)
+            if split:
+                logits = _in_halves(classifier.model, pixels, is_sample[chosen].to(classifier.device))
+            else:
+                logits = classifier.model(pixels)
             objective = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
             optimiser.zero_grad()
             objective.backward()
@@ -202,9 +220,35 @@ def train_classifier(
     return _last.classifier
 
 
+def _in_halves(
+    model: nn.Module, pixels: Float[Tensor, "image 3 side side"], is_sample: Bool[Tensor, " image"]
+) -> Float[Tensor, "image label"]:
+    """Logits of real images and of samples, each half normalised apart; the samples' statistics are not kept.
+
+    ValueError for a network without batch norm, which this would not change.
+    """
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
+        raise ValueError("the architecture has no batch norm: set split_batch_norm=False.")
+    order = torch.argsort(is_sample.int(), stable=True)
+    real, samples = pixels[order].split([int((~is_sample).sum()), int(is_sample.sum())])
+    halves = [model(real)] if len(real) else []
+    if len(samples):
+        for layer in norms:
+            layer.track_running_stats = False
+        halves.append(model(samples))
+        for layer in norms:
+            layer.track_running_stats = True
+    return torch.cat(halves)[torch.argsort(order)]
+
+
+def _which_are_samples(train: LabelledImages) -> Bool[Tensor, " image"]:
+    return torch.from_numpy(np.array(train.ids) != np.array(train.sources or train.ids))
+
+
 def _batches(train: LabelledImages, settings: Training, seed: int) -> Iterator[Int[Tensor, " index"]]:
     size, share = settings.batch_size, settings.synthetic_share
-    synthetic = np.array(train.ids) != np.array(train.sources or train.ids)
+    synthetic = _which_are_samples(train).numpy()
     if share is None or synthetic.all() or not synthetic.any():
         every = _EndlessRow(np.arange(len(train)), stream(seed, "classifier", "batches"))
         while True:

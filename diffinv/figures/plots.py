@@ -220,9 +220,7 @@ def grouped_points(
         own = summary[summary[series] == name].set_index(group).reindex(groups)
         at = np.arange(len(groups)) + 0.2 * (index - (len(names) - 1) / 2)
         colour = COLOURS.get(str(name), CYCLE[index % len(CYCLE)])
-        error = 100 * np.array(
-            [own["mean"] - own["low"].clip(lower=0), own["high"].clip(upper=1) - own["mean"]]
-        )
+        error = 100 * np.array([own["mean"] - own["low"], own["high"] - own["mean"]])
         marker = MARKERS[index % len(MARKERS)]
         ax.errorbar(at, 100 * own["mean"], error, fmt=marker, color=colour, capsize=2, label=str(name))
     ax.set_xticks(range(len(groups)), [str(each) for each in groups])

@@ -1,9 +1,11 @@
 """What 10_ablations compares, declared in one place before anything is read: for any dataset of a profile."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from diffinv.lessons import methods
+from diffinv.lessons.opening import Lesson
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import prompt_for
 from diffinv.models.clip import FrozenClip
@@ -12,6 +14,11 @@ from diffinv.studies.ablations import Comparison, MostConfident, OfSome, ablate
 from diffinv.studies.grid import Condition
 
 AS_CHOSEN, BOTH = "as chosen", "real + DI"
+STARTS: Mapping[str, str] = {
+    "normal": "random vectors",
+    "class_prompt": "the class prompt",
+    "mean_prompt": "the mean prompt",
+}
 
 
 def base_condition(own: Profile, dataset: str, diffusion: FrozenDiffusion) -> Condition:
@@ -24,14 +31,31 @@ def base_condition(own: Profile, dataset: str, diffusion: FrozenDiffusion) -> Co
 def declared(own: Profile, dataset: str, diffusion: FrozenDiffusion, clip: FrozenClip) -> list[Comparison]:
     """Every comparison of the lesson; conditions of the same name are the same condition.
 
-    A count of 0, or a grid without another value than the dataset's own, leaves its comparison out.
+    A count of 0, or a value that is the dataset's own already, leaves its comparison out.
     """
     base = base_condition(own, dataset, diffusion)
-    return [
+    found = [
         *_guidance(own, base, diffusion.native_resolution),
         *_perturbation(own, base),
-        *_beyond(own, dataset, base, clip),
+        *_training(own, base),
+        *_samples(own, dataset, base, clip),
+        *_vectors(own, base, diffusion.tokenizer.model_max_length),
     ]
+    return [each for each in found if each.compares]
+
+
+def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
+    """The conditions that the paper did not try, what they change first: samples alone, and beside real."""
+    asked = [each for each in comparisons if each.question[0] != "("]
+    sides = {side.name: side for side in (*(each.b for each in asked), *(each.a for each in asked))}
+    alone = [name for name, side in sides.items() if not side.with_real]
+    return alone, [name for name in sides if name not in alone and not name.startswith("share")]
+
+
+def cheapest_other(lesson: Lesson) -> list[str]:
+    """The dataset, besides the first, that takes the fewest updates; none where one alone was asked for."""
+    others = [name for name in lesson.own if name != lesson.datasets[0]] if len(lesson.datasets) > 1 else []
+    return sorted(others, key=lambda name: lesson.own[name].inversion.steps_per_image)[:1]
 
 
 def _changed(condition: Condition, name: str, values: dict[str, Any]) -> Condition:
@@ -39,85 +63,94 @@ def _changed(condition: Condition, name: str, values: dict[str, Any]) -> Conditi
     return replace(changed, name=name)
 
 
-def _guidance(own: Profile, base: Condition, native: int) -> list[Comparison]:
-    """Fig. 8a and 8b, claim (i)."""
+def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison]:
+    """Fig. 8a and 8b, claim (i), and guidance at some timesteps alone."""
     counts = own.ablations_lesson
 
     def guided(scale: float) -> Condition:
-        if scale == own.sampling.guidance_scale:
-            return base
         return _changed(base, f"guidance {scale:g}", {"sampling.guidance_scale": scale})
 
-    found = [
-        Comparison(f"(i) guidance {scale:g} or none?", guided(scale), guided(1.0))
-        for scale in counts.guidance_grid
-        if scale != 1
-    ]
+    for scale in counts.guidance_grid:
+        yield Comparison(f"(i) guidance {scale:g} or none?", guided(scale), guided(1.0))
     fewest, scale = counts.updates_grid[0], counts.guidance_scale
     fewer = _changed(base, f"{fewest} updates", {"inversion.steps_per_image": fewest})
-    found.append(Comparison(f"(i) its own updates or {fewest}?", base, fewer))
+    yield Comparison(f"(i) its own updates or {fewest}?", base, fewer)
     steered, empty = {"sampling.guidance_scale": scale}, {"perturbation.unconditional": "empty_prompt"}
     from_empty = _changed(base, "empty string", {**steered, **empty})
-    found.append(Comparison("(i) from the mean vector or the empty string?", guided(scale), from_empty))
+    yield Comparison("(i) from the mean vector or the empty string?", guided(scale), from_empty)
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
-        there = {**steered, "sampling.resolution": native, **steps}
-        from_mean = _changed(base, f"mean, {native} px", there)
-        from_empty = _changed(base, f"empty string, {native} px", {**there, **empty})
-        found.append(Comparison(f"(i) the same at {native} px?", from_mean, from_empty))
+        there, few = {**steered, "sampling.resolution": native, **steps}, counts.number_grid[0]
+        from_mean = _changed(replace(base, images_per_real=few), f"mean, {native} px", there)
+        from_empty = _changed(from_mean, f"empty string, {native} px", empty)
+        yield Comparison(f"(i) the same at {native} px?", from_mean, from_empty)
     from_class = _changed(base, "class mean", {**steered, "perturbation.unconditional": "class_mean"})
-    found.append(Comparison("(i) from the mean of all or of the class?", guided(scale), from_class))
-    return found
+    yield Comparison("(i) from the mean of all or of the class?", guided(scale), from_class)
+    for low, high in counts.guidance_intervals:
+        name = f"guidance {scale:g} in {low:g} to {high:g}"
+        part = _changed(guided(scale), name, {"sampling.guidance_interval": (low, high)})
+        question = f"guidance {scale:g} at some timesteps, {low:g} to {high:g}, or at all?"
+        yield Comparison(question, part, guided(scale))
 
 
-def _perturbation(own: Profile, base: Condition) -> list[Comparison]:
+def _perturbation(own: Profile, base: Condition) -> Iterator[Comparison]:
     """Fig. 8c and 8d, Table 5, claim (j): each with few samples and with many."""
     counts = own.ablations_lesson
     noise, weight = max(counts.noise_grid), max(counts.weight_grid)
     values: dict[str, dict[str, Any]] = {
         f"noise {noise:g}": {"perturbation.noise_std": noise},
         "no partner": {"perturbation.interpolation_weight": 0},
+        f"partner {weight:g}": {"perturbation.interpolation_weight": weight},
     }
-    if weight != own.perturbation.interpolation_weight:
-        values[f"partner {weight:g}"] = {"perturbation.interpolation_weight": weight}
-    found = []
     for amount, number in (("few", counts.number_grid[0]), ("many", counts.number_grid[-1])):
         as_chosen = replace(base, name=f"{AS_CHOSEN}, {amount}", images_per_real=number)
         for name, changes in values.items():
             changed = _changed(as_chosen, f"{name}, {amount}", changes)
-            found.append(Comparison(f"(j) {name}, samples per real image: {number}?", changed, as_chosen))
-    return found
+            yield Comparison(f"(j) {name}, samples per real image: {number}?", changed, as_chosen)
 
 
-def _beyond(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> list[Comparison]:
-    """What the paper did not try."""
-    counts = own.ablations_lesson
-    both = replace(base, name=BOTH, with_real=True)
-    found = []
+def _training(own: Profile, base: Condition) -> Iterator[Comparison]:
+    """How a classifier is shown samples beside real images."""
+    counts, both = own.ablations_lesson, replace(base, name=BOTH, with_real=True)
     own_share = base.training.synthetic_share
     usual = "as they come" if own_share is None else f"{own_share:g}"
     for share in counts.share_grid:
-        if share != own_share:
-            other = _changed(both, f"share {share:g}", {"training.synthetic_share": share})
-            question = f"share of samples {share:g} or {usual}?"
-            found.append(Comparison(question, other, both))
+        other = _changed(both, f"share {share:g}", {"training.synthetic_share": share})
+        yield Comparison(f"share of samples {share:g} or {usual}?", other, both)
+    if counts.split_batch_norm:
+        split = _changed(both, "batch norm apart", {"training.split_batch_norm": True})
+        yield Comparison("batch norm of samples apart, or together?", split, both)
+
+
+def _samples(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> Iterator[Comparison]:
+    """Which samples there are: a choice among them, those of some images, those near their original."""
+    counts, both = own.ablations_lesson, replace(base, name=BOTH, with_real=True)
     method: Any = base.synthesizer
     if counts.drawn:
         surest = MostConfident(method, clip, prompt_for(dataset, "{}"), counts.drawn)
         question = f"the {base.images_per_real} of {counts.drawn} that CLIP is surest of?"
-        found.append(Comparison(question, replace(base, name="surest", synthesizer=surest), base))
+        yield Comparison(question, replace(base, name="surest", synthesizer=surest), base)
     if counts.hard_share:
         some = OfSome(method, counts.hard_share, base.training, counts.early_steps)
         hard = replace(both, name="not learned early", synthesizer=some)
         any_ = replace(both, name="as many at random", synthesizer=replace(some, judge=None))
-        found.append(Comparison("samples of images not learned early, or of all?", hard, both))
-        found.append(Comparison("of those, or of as many others?", hard, any_))
+        yield Comparison("samples of images not learned early, or of all?", hard, both)
+        yield Comparison("of those, or of as many others?", hard, any_)
+    for strength in counts.strength_grid:
+        near = _changed(base, f"strength {strength:g}", {"sampling.strength": strength})
+        yield Comparison(f"from the original noised by {strength:g}, or from noise?", near, base)
+
+
+def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison]:
+    """How many vectors an image has, and where they start; a prompt has no more than the `longest`."""
+    counts, inversion = own.ablations_lesson, own.inversion
     for number in counts.tokens_grid:
-        if number != own.inversion.num_tokens:
+        if inversion.initialisation == "normal" or number <= longest:
             fewer = _changed(base, f"{number} vectors", {"inversion.num_tokens": number})
-            question = f"{number} vectors per image, or {own.inversion.num_tokens}?"
-            found.append(Comparison(question, fewer, base))
+            question = f"{number} vectors per image, or {inversion.num_tokens}?"
+            yield Comparison(question, fewer, base, "vectors")
     for start in counts.initialisations:
-        other = _changed(base, start.replace("_", " "), {"inversion.initialisation": start})
-        found.append(Comparison(f"start from the {start.replace('_', ' ')}?", other, base))
-    return found
+        if start == "normal" or inversion.num_tokens <= longest:
+            other = _changed(base, f"from {STARTS[start]}", {"inversion.initialisation": start})
+            question = f"start from {STARTS[start]} or from {STARTS[inversion.initialisation]}?"
+            yield Comparison(question, other, base, "start")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.foundation import ASSETS
+from diffinv.lessons.opening import few_of
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import prompt_for
 from diffinv.models.clip import FrozenClip
@@ -123,11 +124,6 @@ def policies_on_validation(settings: Profile, dataset: str, pool: LabelledImages
     validation = load_dataset(dataset, split="validation")
     seeds = settings.seeds[: counts.validation_seeds]
     return run_study(conditions, train=pool, test=validation, seeds=seeds, dataset=dataset)
-
-
-def few_of(pool: LabelledImages, wanted: int) -> int:
-    """So many real images per class, or as many as the smallest class has."""
-    return min(wanted, *pool.class_counts().values())
 
 
 def gan(settings: Profile) -> GAN:

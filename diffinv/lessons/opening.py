@@ -45,7 +45,7 @@ class Lesson:
         """
         images = load_dataset(dataset, split="train")
         most = self.own[dataset].classifier_lesson.pool_per_class
-        return images.per_class(min(most, *images.class_counts().values()), seed=seed)
+        return images.per_class(few_of(images, most), seed=seed)
 
     def inverted(self, dataset: str, pool: LabelledImages) -> tuple[LabelledImages, EmbeddingStore]:
         """A pool at the side that the model works at, and its vectors."""
@@ -75,6 +75,11 @@ class Spent:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {"text/plain": str(self), SPENT: {"unet_images": self.calls.images}}
+
+
+def few_of(images: LabelledImages, wanted: int) -> int:
+    """So many images per class, or as many as the smallest class has."""
+    return min(wanted, *images.class_counts().values())
 
 
 def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int = 0) -> Lesson:

@@ -58,10 +58,9 @@ TINY = Profile(
     ),
     # The paper's smallest k, 10, has no 16 neighbours.
     retrieval_lesson=RetrievalLesson(images_per_real=16, neighbours_grid=(16, 25, 50)),
-    few_shot_lesson=FewShotLesson(images_per_real=16, left_out=("mnist5k",)),
-    augmentation_lesson=AugmentationLesson(
-        images_per_real=16, with_samples=("autoaugment", "mixup", "cutmix"), left_out=("mnist5k",)
-    ),
+    few_shot_lesson=FewShotLesson(shots=(1, 4, 8, 16), images_per_real=16, left_out=("mnist5k",)),
+    augmentation_lesson=AugmentationLesson(images_per_real=16, with_samples=("mixup",), best_elsewhere=True),
+    architecture_lesson=ArchitectureLesson(first_elsewhere=True),
 )
 
 SMOKE = replace(
@@ -118,16 +117,22 @@ SMOKE = replace(
         gallery_neighbours=3,
         gallery_copies=2,
     ),
-    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2),
+    few_shot_lesson=FewShotLesson(shots=(1, 2), images_per_real=2, left_out=("mnist5k",)),
     augmentation_lesson=AugmentationLesson(
         real_per_class=2,
         images_per_real=2,
-        policies=("none", "randaugment", "augmix", "cutmix"),
+        policies=("none", "randaugment", "cutmix"),
+        best_elsewhere=True,
         gallery_columns=4,
     ),
-    architecture_lesson=ArchitectureLesson(datasets=("icons10",), images_per_real=2),
+    architecture_lesson=ArchitectureLesson(
+        architectures=("resnet10_narrow", "efficientnet_narrow"),
+        datasets=("icons10", "mnist5k"),
+        first_elsewhere=True,
+        images_per_real=2,
+    ),
     storage_lesson=StorageLesson(
-        codecs=("float32", "int8", "int3", "pca8", "pq4"),
+        codecs=("float32", "int8", "pca8", "pq4"),
         images_per_real=2,
         samplers=(
             ("DDIMScheduler", 10, 2.0),
@@ -138,15 +143,15 @@ SMOKE = replace(
     ablations_lesson=AblationsLesson(
         real_per_class=2,
         images_per_real=1,
-        updates_grid=(4, 8),
+        updates_grid=(4,),
         guidance_grid=(1.0, 2.0),
-        inference_steps_grid=(1, 2),
+        inference_steps_grid=(1,),
         native_inference_steps=1,
         number_grid=(1, 2),
         weight_grid=(0, 0.3),
         share_grid=(0.5,),
         tokens_grid=(16,),
-        initialisations=(),
+        strength_grid=(0.5,),
         drawn=2,
         hard_share=0.5,
         early_steps=2,

@@ -25,7 +25,7 @@ from diffinv.method.inversion import (
     InversionStep,
     check_finite,
     check_invertible,
-    updates_of,
+    inversion_steps,
 )
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
@@ -82,7 +82,7 @@ def inversion_path(
         real,
         keys,
         groups_of(len(real), settings.batch_size),
-        lambda images: updates_of(diffusion, images, longest),
+        lambda images: inversion_steps(diffusion, images, longest),
         progress=progress,
     )
     return {after: cache.store(real, keys) for after, cache in caches.items()}

@@ -66,13 +66,6 @@ def inversion_steps(
     The images make one group, held in memory together, whatever `settings.batch_size` is.
     """
     check_invertible(diffusion, real, settings)
-    return updates_of(diffusion, real, settings)
-
-
-def updates_of(
-    diffusion: FrozenDiffusion, real: LabelledImages, settings: Inversion
-) -> Iterator[InversionStep]:
-    """`inversion_steps` of images that have been checked."""
     mean, std = (moment.to(diffusion.device) for moment in diffusion.latent_moments(real.images))
     embeddings = initial_embeddings(diffusion, real, settings).to(diffusion.device).requires_grad_()
     # Adam's update is elementwise, and the gradient of the summed loss with respect to one image's vectors is

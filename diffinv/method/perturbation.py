@@ -22,9 +22,7 @@ class Perturbation:
     """How far a sample's conditioning may stray from its image's own vectors (sections 3.2 and 4.3)."""
 
     noise_std: float = 0.1  # the paper's lambda; 0 = none
-    interpolation_weight: float = (
-        0.1  # of the same-class partner; 0 = the image itself; the paper's alpha = 1 - it
-    )
+    interpolation_weight: float = 0.1  # of the same-class partner; the paper's alpha = 1 - it; 0 = none
     unconditional: Unconditional = "mean"  # what guidance steers away from
 
     def __post_init__(self) -> None:

@@ -1,9 +1,8 @@
 """Stage 2: one visible denoising loop over any of diffusers' schedulers, one random stream per image."""
 
-import inspect
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,28 +10,38 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from diffinv.artefacts.keys import ABSENT_AT_DEFAULT
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.models.diffusion import FrozenDiffusion
-from diffinv.models.schedulers import fitting_scheduler
+from diffinv.models.schedulers import fitting_scheduler, predicted_original, step_arguments
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How images are drawn from conditioning vectors (section 3.2)."""
 
-    guidance_scale: float = (
-        2.0  # 1 + w; 1 = unguided, and then half the work; 0 = the unconditional prediction
-    )
+    guidance_scale: float = 2.0  # 1 + w; 1 = unguided, half the work; 0 = the unconditional prediction
     num_inference_steps: int = 20
     scheduler: str = "DDIMScheduler"  # a scheduler class of diffusers
     eta: float = 0.0  # noise added by each DDIM step; refused by schedulers that take none
     batch_size: int = 256  # changes the speed, not the images
     resolution: int | None = None  # side in pixels; None = that of the real images, where there are some
+    # Guidance only at timesteps from one of these shares of the training's to the other (arXiv 2404.07724).
+    guidance_interval: tuple[float, float] = field(default=(0.0, 1.0), metadata=ABSENT_AT_DEFAULT)
+    # diffusers' of img2img: this share of the steps, from the noised original; 1 = all, from noise alone.
+    strength: float = field(default=1.0, metadata=ABSENT_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         counts = ("num_inference_steps", "batch_size", "resolution")
-        check_fields(self, counts=counts, at_least={"guidance_scale": 0}, between={"eta": (0, 1)})
+        shares = {"eta": (0, 1), "strength": (0, 1)}
+        check_fields(self, counts=counts, at_least={"guidance_scale": 0}, between=shares)
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval is {low} to {high}: choose rising numbers from 0 to 1.")
+        if self.strength * self.num_inference_steps < 1:
+            steps = f"strength {self.strength} of {self.num_inference_steps} num_inference_steps"
+            raise ValueError(f"{steps} leaves no step: raise either.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +61,17 @@ def denoising_steps(
     unconditional: Float[Tensor, "one_or_image unconditional_token channel"] | None,
     settings: Sampling,
     streams: Sequence[torch.Generator],
+    originals: Float[Tensor, "image latent_channel h w"] | None = None,
 ) -> Iterator[DenoisingStep]:
     """Denoise one batch, whatever `settings.batch_size`, and yield every step; the last has the result.
 
     `unconditional` has one row for all or one per image, may differ from `conditioning` in its number of
     tokens, and may be None when unguided. Each stream gives its image's initial noise and then that of every
-    step. ValueError for settings that cannot be honoured, a resolution of None among them: there is no real
-    image here whose side it could stand for.
+    step. `originals` are latents, needed where `strength` is below 1. ValueError for settings that cannot be
+    honoured, a resolution of None among them, for which there is no real image here.
     """
-    _check_inputs(diffusion, conditioning, unconditional, settings, streams)
-    return _denoise(diffusion, conditioning, unconditional, settings, streams)
+    _check_inputs(diffusion, conditioning, unconditional, settings, streams, originals)
+    return _denoise(diffusion, conditioning, unconditional, settings, streams, originals)
 
 
 def sample(
@@ -70,6 +80,7 @@ def sample(
     unconditional: Float[Tensor, "one_or_image unconditional_token channel"] | None,
     settings: Sampling,
     streams: Sequence[torch.Generator],
+    originals: Float[Tensor, "image latent_channel h w"] | None = None,
     *,
     progress: bool = False,
 ) -> UInt8[np.ndarray, "image height width 3"]:
@@ -77,13 +88,14 @@ def sample(
 
     Raises SamplingDiverged if a latent is not finite, else as `denoising_steps` does.
     """
-    side = _check_inputs(diffusion, conditioning, unconditional, settings, streams)
+    side = _check_inputs(diffusion, conditioning, unconditional, settings, streams, originals)
     images = np.empty((len(streams), side, side, 3), dtype=np.uint8)
     starts = range(0, len(streams), settings.batch_size)
     for start in progress_bar(starts, total=len(starts), desc="sampling", enabled=progress):
         batch = slice(start, start + settings.batch_size)
         own = unconditional[batch] if unconditional is not None and len(unconditional) > 1 else unconditional
-        steps = _denoise(diffusion, conditioning[batch], own, settings, streams[batch])
+        first = None if originals is None else originals[batch]
+        steps = _denoise(diffusion, conditioning[batch], own, settings, streams[batch], first)
         latents = deque(steps, maxlen=1).pop().latents
         if not latents.isfinite().all():
             raise SamplingDiverged(
@@ -101,22 +113,25 @@ def _denoise(
     unconditional: Tensor | None,
     settings: Sampling,
     streams: Sequence[torch.Generator],
+    originals: Tensor | None,
 ) -> Iterator[DenoisingStep]:
     scheduler = prepare_scheduler(diffusion, settings)
-    extra = _step_arguments(scheduler, settings, streams)
+    extra = step_arguments(scheduler, eta=settings.eta, generator=list(streams))
     conditioning = conditioning.to(diffusion.device, diffusion.dtype)  # once, not at every step
     if unconditional is not None:
         unconditional = unconditional.to(diffusion.device, diffusion.dtype).expand(len(streams), -1, -1)
-    latents = initial_noise(diffusion, settings, streams) * scheduler.init_noise_sigma
-    for step, timestep in enumerate(scheduler.timesteps):
+    plan = planned_steps(diffusion, scheduler, settings)
+    latents = initial_noise(diffusion, settings, streams)
+    if originals is not None and settings.strength < 1:
+        latents = scheduler.add_noise(originals.to(latents), latents, plan[0][0].expand(len(latents)))
+    else:
+        latents = latents * scheduler.init_noise_sigma
+    for step, (timestep, guidance_scale) in enumerate(plan):
         model_input = scheduler.scale_model_input(latents, timestep)
-        prediction = guided_prediction(
-            diffusion, model_input, timestep, conditioning, unconditional, settings.guidance_scale
-        )
+        sides = conditioning, unconditional, guidance_scale
+        prediction = guided_prediction(diffusion, model_input, timestep, *sides)
         output = scheduler.step(prediction, timestep, latents, **extra)
-        original = getattr(output, "pred_original_sample", None)
-        if original is None:
-            original = _predicted_original(scheduler, model_input, timestep, prediction)
+        original = predicted_original(scheduler, output, model_input, timestep, prediction)
         latents = output.prev_sample
         yield DenoisingStep(step, float(timestep), latents, original)
 
@@ -153,9 +168,8 @@ def initial_noise(
     """Draw each image's standard normal latents from its own stream, in fp32 whatever the model's dtype."""
     side = _side(diffusion, settings) // diffusion.downsampling_factor
     shape = (diffusion.latent_channels, side, side)
-    return torch.stack([torch.randn(shape, generator=own, device=own.device) for own in streams]).to(
-        diffusion.device
-    )
+    noises = [torch.randn(shape, generator=own, device=own.device) for own in streams]
+    return torch.stack(noises).to(diffusion.device)
 
 
 def prepare_scheduler(diffusion: FrozenDiffusion, settings: Sampling) -> Any:
@@ -164,13 +178,11 @@ def prepare_scheduler(diffusion: FrozenDiffusion, settings: Sampling) -> Any:
     Fresh for each batch, as PNDM, DPM-Solver++ and others remember past predictions.
     """
     steps, name = settings.num_inference_steps, settings.scheduler
-    if steps > diffusion.num_train_timesteps:
-        raise ValueError(
-            f"num_inference_steps is {steps}, but the model knows only {diffusion.num_train_timesteps} "
-            "timesteps; choose at most as many."
-        )
+    if steps > (most := diffusion.num_train_timesteps):
+        known = f"num_inference_steps is {steps}, but the model knows only {most} timesteps"
+        raise ValueError(f"{known}; choose at most as many.")
     scheduler = fitting_scheduler(diffusion, name)
-    if settings.eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
+    if settings.eta > 0 and not step_arguments(scheduler, eta=settings.eta):
         raise ValueError(f"{name} takes no eta; set eta=0 or choose DDIMScheduler.")
     scheduler.set_timesteps(steps, device=diffusion.device)
     if scheduler.timesteps[0] < scheduler.timesteps[-1]:
@@ -178,22 +190,14 @@ def prepare_scheduler(diffusion: FrozenDiffusion, settings: Sampling) -> Any:
     return scheduler
 
 
-def _step_arguments(scheduler: Any, settings: Sampling, streams: Sequence[torch.Generator]) -> dict[str, Any]:
-    accepted = inspect.signature(scheduler.step).parameters
-    offered = {"eta": settings.eta, "generator": list(streams)}  # diffusers draws row i from generator i
-    return {name: value for name, value in offered.items() if name in accepted}
-
-
-def _predicted_original(scheduler: Any, model_input: Tensor, timestep: Tensor, prediction: Tensor) -> Tensor:
-    """Solve z_t = sqrt(a) z_0 + sqrt(1 - a) eps for z_0, for the schedulers that do not say it themselves."""
-    signal = scheduler.alphas_cumprod[int(timestep)].to(model_input)
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (model_input - (1 - signal).sqrt() * prediction) / signal.sqrt()
-        case "v_prediction":
-            return signal.sqrt() * model_input - (1 - signal).sqrt() * prediction
-        case _:
-            return prediction
+def planned_steps(
+    diffusion: FrozenDiffusion, scheduler: Any, settings: Sampling
+) -> list[tuple[Tensor, float]]:
+    """The timesteps to denoise at, each with its guidance scale: 1 outside `guidance_interval`."""
+    steps, scale = settings.num_inference_steps, settings.guidance_scale
+    skipped = (steps - int(steps * settings.strength)) * scheduler.order  # rounded as in diffusers
+    low, high = (share * diffusion.num_train_timesteps for share in settings.guidance_interval)
+    return [(each, scale if low <= each <= high else 1.0) for each in scheduler.timesteps[skipped:]]
 
 
 def _side(diffusion: FrozenDiffusion, settings: Sampling) -> int:
@@ -211,22 +215,21 @@ def _check_inputs(
     unconditional: Tensor | None,
     settings: Sampling,
     streams: Sequence[torch.Generator],
+    originals: Tensor | None,
 ) -> int:
     """Refuse what cannot be sampled; the side of the images in pixels."""
     if len(conditioning) != len(streams):
-        raise ValueError(
-            f"{len(conditioning)} conditioning vectors came with {len(streams)} streams; give one each."
-        )
+        counts = f"{len(conditioning)} conditioning vectors came with {len(streams)} streams"
+        raise ValueError(f"{counts}; give one each.")
     if unconditional is None and settings.guidance_scale != 1:
-        raise ValueError(
-            f"guidance_scale is {settings.guidance_scale} and needs an unconditional vector; "
-            "pass one, or set it to 1."
-        )
+        wanted = f"guidance_scale is {settings.guidance_scale} and needs an unconditional vector"
+        raise ValueError(f"{wanted}; pass one, or set it to 1.")
     if unconditional is not None and len(unconditional) not in (1, len(streams)):
-        raise ValueError(
-            f"{len(unconditional)} unconditional vectors came with {len(streams)} images; "
-            "give one, or one per image."
-        )
+        counts = f"{len(unconditional)} unconditional vectors came with {len(streams)} images"
+        raise ValueError(f"{counts}; give one, or one per image.")
+    if settings.strength < 1 and len(streams) != (0 if originals is None else len(originals)):
+        wanted = f"strength is {settings.strength} and needs the latents of each image's original"
+        raise ValueError(f"{wanted}; pass them, or set it to 1.")
     side = _side(diffusion, settings)
     diffusion.check_resolution(side)
     return side

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -27,6 +28,31 @@ def fitting_scheduler(diffusion: FrozenDiffusion, name: str) -> Any:
         f"{name} does not fit this model's noise schedule and loop; "
         "choose DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler or EulerDiscreteScheduler."
     )
+
+
+def step_arguments(scheduler: Any, **offered: Any) -> dict[str, Any]:
+    """Those that the scheduler's `step` takes; of a list of generators, row i draws from the i-th."""
+    accepted = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in offered.items() if name in accepted}
+
+
+def predicted_original(
+    scheduler: Any, output: Any, model_input: Tensor, timestep: Tensor, prediction: Tensor
+) -> Tensor:
+    """The clean latents as a step guesses them; where its output lacks them, solved from the prediction.
+
+    That is z_t = sqrt(a) z_0 + sqrt(1 - a) eps, solved for z_0.
+    """
+    if (original := getattr(output, "pred_original_sample", None)) is not None:
+        return original
+    signal = scheduler.alphas_cumprod[int(timestep)].to(model_input)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (model_input - (1 - signal).sqrt() * prediction) / signal.sqrt()
+        case "v_prediction":
+            return signal.sqrt() * model_input - (1 - signal).sqrt() * prediction
+        case _:
+            return prediction
 
 
 def _fits(scheduler: Any, diffusion: FrozenDiffusion) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from diffinv.artefacts.keys import described
 from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.catalogue import Depiction
@@ -124,7 +125,7 @@ class OfSome:
         return probabilities[np.arange(len(real)), real.labels]
 
     def describe(self) -> dict[str, Any]:
-        judge = None if self.judge is None else {**vars(self.judge), "early_steps": self.early_steps}
+        judge = None if self.judge is None else {**described(self.judge), "early_steps": self.early_steps}
         return {"synthesizer": "OfSome", "base": self.base.describe(), "share": self.share, "judge": judge}
 
 
@@ -135,6 +136,12 @@ class Comparison:
     question: str
     a: Condition
     b: Condition
+    subject: str = ""  # what is asked of every dataset, whatever its own setting; "" = the question itself
+
+    @property
+    def compares(self) -> bool:
+        """Whether the two differ in more than their names."""
+        return replace(self.a, name="", axes={}) != replace(self.b, name="", axes={})
 
 
 def compared(comparisons: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:

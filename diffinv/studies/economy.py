@@ -7,7 +7,7 @@ import pandas as pd
 
 from diffinv.artefacts.compression import pack, unpack
 from diffinv.classifiers.training import Training
-from diffinv.method.sampling import Sampling, prepare_scheduler
+from diffinv.method.sampling import Sampling, planned_steps, prepare_scheduler
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.studies.grid import Condition
@@ -94,10 +94,9 @@ def sampler_name(scheduler: str, steps: int, guidance: float) -> str:
 
 
 def calls_per_sample(diffusion: FrozenDiffusion, sampling: Sampling) -> int:
-    """Images that go through the U-Net for one sample: guidance takes two at each step."""
-    # Some schedulers take more steps than they are asked for.
-    steps = len(prepare_scheduler(diffusion, sampling).timesteps)
-    return steps if sampling.guidance_scale == 1 else 2 * steps
+    """Images that go through the U-Net for one sample: a guided step takes two."""
+    plan = planned_steps(diffusion, prepare_scheduler(diffusion, sampling), sampling)
+    return sum(1 if guidance_scale == 1 else 2 for _, guidance_scale in plan)
 
 
 def beside_reference(rows: pd.DataFrame, reference: str, axes: Sequence[str]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from diffinv.classifiers.training import Training, training_steps
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
 from diffinv.method.inversion import Inversion, inversion_steps
-from diffinv.method.sampling import Sampling, denoising_steps, initial_noise, prepare_scheduler
+from diffinv.method.sampling import Sampling, denoising_steps, initial_noise, planned_steps, prepare_scheduler
 from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import peak_memory, reset_peak_memory
 from diffinv.synthesizers.base import SAMPLES_PER_SHARD
@@ -113,7 +113,7 @@ def estimate(
     timed_at_once = min(batch, MOST_ON_CPU) if diffusion.device.type == "cpu" else batch
     step = measure_denoising(diffusion, timed_at_once, inversion.num_tokens, sampling)
     # Some schedulers take more steps than they are asked for.
-    num_steps = len(prepare_scheduler(diffusion, sampling).timesteps)
+    num_steps = len(planned_steps(diffusion, prepare_scheduler(diffusion, sampling), sampling))
     work = f"{num_steps} steps of {count} samples at {resolution} px, {batch} at once"
     disk_bytes = count * 3 * real.resolution**2 + 128 * math.ceil(count / SAMPLES_PER_SHARD)
     stages.append(_stage("sampling", work, step, count / timed_at_once, num_steps, disk_bytes))
@@ -140,6 +140,7 @@ def measure_denoising(
     """One denoising step of so many samples side by side; its setup is their decoding."""
     streams = [stream(0, "estimate", row) for row in range(count)]
     vectors = torch.stack([torch.randn(num_tokens, diffusion.embedding_width, generator=s) for s in streams])
+    settings = replace(settings, strength=1.0, guidance_interval=(0.0, 1.0))  # the dearest step there is
     steps = denoising_steps(diffusion, vectors, vectors[:1], settings, streams)
     denoising = _measure(islice(steps, 1 + REPEATS), diffusion.device)
     latents = initial_noise(diffusion, settings, streams)

@@ -165,7 +165,7 @@ def _score(images: LabelledImages, test: LabelledImages, training: Training, see
 
 
 def _accuracies(classifier: Classifier, test: LabelledImages) -> dict[str, Any]:
-    return {"accuracy": classifier.accuracy(test), "by_class": classifier.per_class_accuracy(test)}
+    return dict(zip(("accuracy", "by_class"), classifier.accuracies(test), strict=True))
 
 
 def _compute_cell(

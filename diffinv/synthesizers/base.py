@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.keys import content_key, default_cache_dir, described
 from diffinv.artefacts.parts import end_of_part, groups_of, own
 from diffinv.artefacts.writing import (
     claimed,
@@ -76,7 +76,7 @@ def describe_model(diffusion: FrozenDiffusion) -> dict[str, str]:
 
 def describe_settings(settings: Any) -> dict[str, Any]:
     """List a settings dataclass without its batch size, which changes only the speed."""
-    return {name: value for name, value in asdict(settings).items() if name != "batch_size"}
+    return {name: value for name, value in described(settings).items() if name != "batch_size"}
 
 
 def describe_sampling(sampling: Sampling) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class DiffusionInversion:
         originals: Originals | None = self.store if real is None else real
         if originals is None:
             raise ValueError("there are no real images to invert; give them, or use from_store.")
+        if real is None and self.sampling.strength < 1:
+            raise ValueError(f"strength is {self.sampling.strength} and needs the real images: give them.")
         check_request(originals, images_per_real)
         prepare_scheduler(self.diffusion, self.sampling)
         if self.perturbation.interpolation_weight > 0:
@@ -85,6 +87,7 @@ class DiffusionInversion:
         store = self._vectors(real)
         sampling = replace(self.sampling, resolution=store.resolution)
         updates = store.provenance["settings"]["steps_per_image"] * len(store)
+        noised = None if real is None or sampling.strength == 1 else real.resize(store.resolution)
         stages = [Stage("inversion", store.provenance.get("learning_seconds"), updates)]
 
         def draw(sources: list[int], copies: list[int]) -> np.ndarray:
@@ -92,7 +95,8 @@ class DiffusionInversion:
             conditioning = conditioning_for(store, sources, copies, self.perturbation, seed)
             unconditional = unconditional_embedding(store, kind, self.diffusion, labels)
             streams = sample_streams(seed, "sample", store.ids, sources, copies)
-            return sample(self.diffusion, conditioning, unconditional, sampling, streams)
+            latents = None if noised is None else self.diffusion.latent_moments(noised.images[sources])[0]
+            return sample(self.diffusion, conditioning, unconditional, sampling, streams, latents)
 
         request = {"images_per_real": images_per_real, "seed": seed}
         return synthesize(originals, draw, self.describe(), **request, stages=stages)

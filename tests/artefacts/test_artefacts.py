@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffinv.artefacts.keys import ABSENT_AT_DEFAULT, content_key, default_cache_dir
+from diffinv.artefacts.keys import ABSENT_AT_DEFAULT, content_key, default_cache_dir, described
 from diffinv.artefacts.writing import (
     ArtefactError,
     claimed,
@@ -448,3 +448,4 @@ def test_a_field_added_later_leaves_the_keys_of_its_default_alone():
     Later.__qualname__ = Paint.__qualname__
     assert content_key(Later()) == before == content_key(Later(coats=1))
     assert len({before, content_key(Later(coats=2)), content_key(Later("blue", 2))}) == 3
+    assert described(Later()) == {"colour": "red"} and described(Later(coats=2))["coats"] == 2

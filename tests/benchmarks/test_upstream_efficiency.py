@@ -14,9 +14,9 @@ from benchmarks.upstream_efficiency import (
     conditions,
     in_words,
     main,
-    network_calls,
 )
 from diffinv.lessons.profiles import load_profile
+from diffinv.studies.economy import calls_per_sample
 from diffinv.synthesizers.upstream.settings import UPSTREAM
 
 # Mean accuracy of each condition by what varies in it: steps in the last one, updates in the others.
@@ -105,7 +105,7 @@ def test_upstream_is_as_documented_and_its_loop_is_stage_1_alone(tinysd):
     assert loop.synthesizer.settings.sampling == profile.sampling
     assert by_updates.synthesizer.inversion.steps_per_image == 10 and by_steps.axes["steps"] == 2
     assert by_steps.axes["updates"] == by_steps.synthesizer.inversion.steps_per_image == 20
-    assert by_updates.axes["calls"] == network_calls(tinysd, profile.sampling)
+    assert by_updates.axes["calls"] == calls_per_sample(tinysd, profile.sampling)
 
 
 def test_the_whole_runs_and_writes_the_rows_that_the_answers_follow_from(tinysd, tmp_path, capsys):

@@ -12,10 +12,12 @@ from diffinv.classifiers.training import (
     Training,
     TrainingDiverged,
     _batches,
+    _in_halves,
     train_classifier,
     training_steps,
 )
 from diffinv.datasets import LabelledImages
+from diffinv.foundation.randomness import stream
 
 QUICK = Training(
     architecture="resnet10_narrow", optimiser_steps=40, batch_size=16, learning_rate=0.05, warmup_steps=4
@@ -142,6 +144,58 @@ def test_real_images_come_in_the_same_order_whatever_the_samples_are(toy_images)
         assert torch.equal(next(few)[4:], next(many)[4:])
 
 
+def last_step(images, settings, count):
+    *_, last = training_steps(images, replace(settings, optimiser_steps=count, warmup_steps=0), seed=0)
+    return last.classifier
+
+
+def test_samples_are_normalised_apart_and_the_real_statistics_are_those_of_evaluation(toy_images):
+    both = with_samples(toy_images, 1)
+    settings = replace(QUICK, batch_size=len(both), augmentation="none", split_batch_norm=True)
+    start = build_classifier("resnet10_narrow", 3, 16, generator=stream(0, "classifier", "weights")).train()
+    learned = last_step(both, settings, 1)
+    # The first layer has seen one batch: half of it all real images, half all samples.
+    pixels = learned.normalise(torch.from_numpy(both.images))
+    first = next(name for name, layer in start.named_modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    start(pixels[: len(toy_images)])
+    real_alone = start.get_submodule(first).running_mean
+    assert torch.allclose(learned.model.get_submodule(first).running_mean, real_alone, atol=1e-5)
+    together = last_step(both, replace(settings, split_batch_norm=False), 1)
+    assert not torch.allclose(together.model.get_submodule(first).running_mean, real_alone, atol=1e-2)
+    assert all(layer.track_running_stats for layer in learned.model.modules() if hasattr(layer, "momentum"))
+
+
+def test_both_halves_teach_the_same_weights(toy_images):
+    both = with_samples(toy_images, 1)
+    model = build_classifier("resnet10_narrow", 3, 16, generator=stream(0, "weights")).train()
+    pixels = torch.randn(len(both), 3, 16, 16, generator=stream(0, "pixels"))
+    pixels[len(toy_images) :] = 5 * pixels[len(toy_images) :] + 3
+    is_sample = torch.arange(len(both)) >= len(toy_images)
+    logits = _in_halves(model, pixels, is_sample)
+    halves = [model(pixels[~is_sample]), model(pixels[is_sample])]
+    torch.testing.assert_close(logits, torch.cat(halves))
+    shuffled = torch.randperm(len(both), generator=stream(0, "order"))
+    torch.testing.assert_close(
+        _in_halves(model, pixels[shuffled], is_sample[shuffled]), logits[shuffled], rtol=1e-4, atol=1e-4
+    )
+    weight = next(model.parameters())
+    grads = [
+        torch.autograd.grad(logits[half].sum(), weight, retain_graph=True)[0]
+        for half in (is_sample, ~is_sample)
+    ]
+    assert all(grad.abs().max() > 0 for grad in grads), "the weights are shared"
+    with pytest.raises(ValueError, match="no batch norm"):
+        _in_halves(torch.nn.Flatten(), pixels, is_sample)
+
+
+def test_a_split_has_no_bearing_on_images_of_one_kind(toy_images):
+    plain, split = (
+        train_classifier(toy_images, replace(QUICK, optimiser_steps=5, split_batch_norm=on), seed=0)
+        for on in (False, True)
+    )
+    assert torch.equal(weights(plain), weights(split))
+
+
 def test_judging_does_not_depend_on_the_batch_size(toy_images):
     classifier = train_classifier(toy_images, replace(QUICK, optimiser_steps=5), seed=0)
     whole = classifier.logits(toy_images.images)
@@ -211,6 +265,8 @@ def test_a_crop_is_a_shift_over_black_and_a_flip_is_a_mirror():
         ({"weight_decay": -1.0}, "weight_decay is -1"),
         ({"momentum": 1.0}, "momentum is 1"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"split_batch_norm": True, "policy": "cutmix"}, "policy 'cutmix' mixes"),
+        ({"split_batch_norm": True, "synthetic_share": 1}, "synthetic_share is 1"),
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(change, words):

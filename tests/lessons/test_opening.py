@@ -6,7 +6,7 @@ import torch
 
 from diffinv.lessons import SPENT, methods, profiles
 from diffinv.lessons.dataset_settings import DatasetSettings
-from diffinv.lessons.opening import opening
+from diffinv.lessons.opening import few_of, opening
 
 
 def test_an_opening_has_the_profile_the_model_and_the_pools():
@@ -26,7 +26,7 @@ def test_what_a_lesson_leaves_out_can_still_be_asked_for():
 
 def test_no_more_shots_are_asked_for_than_the_smallest_class_has():
     pool = opening("smoke").pool("icons10", seed=0)
-    assert [methods.few_of(pool, wanted) for wanted in (2, 99)] == [2, min(pool.class_counts().values())]
+    assert [few_of(pool, wanted) for wanted in (2, 99)] == [2, min(pool.class_counts().values())]
 
 
 def test_a_dataset_among_several_is_trained_as_it_would_be_alone(monkeypatch):

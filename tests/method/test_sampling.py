@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from diffinv.datasets import load_dataset
 from diffinv.foundation.randomness import stream
 from diffinv.method.sampling import (
     Sampling,
@@ -18,6 +19,7 @@ from diffinv.method.sampling import (
     prepare_scheduler,
     sample,
 )
+from diffinv.studies.economy import calls_per_sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # of diffusers, towards numpy
 
@@ -99,6 +101,54 @@ def test_an_unconditional_vector_of_other_length_is_not_padded(tiny_diffusion):
     torch.testing.assert_close(ours, without + 2.5 * (along - without))
     images = sample(tiny_diffusion, conditioning, empty, FEW, streams(range(2)))
     assert images.shape == (2, 16, 16, 3)
+
+
+def test_guidance_in_an_interval_guides_there_and_saves_a_call_elsewhere(tinysd):
+    conditioning, unconditional = vectors(2, 16, 128), vectors(1, 16, 128, seed=2)
+    settings = Sampling(2.0, 5, "DPMSolverMultistepScheduler", resolution=32)
+
+    def draw(**changes):
+        changed = replace(settings, **changes)
+        with Calls(tinysd) as rows:
+            steps = denoising_steps(tinysd, conditioning, unconditional, changed, streams(range(2)))
+            latents = [step.latents for step in steps]
+        assert sum(rows) == 2 * calls_per_sample(tinysd, changed)
+        return latents, sum(rows) / 2
+
+    (throughout, ten), (unguided, five) = draw(), draw(guidance_scale=1.0)
+    assert (ten, five) == (10, 5)
+    everywhere, _ = draw(guidance_interval=(0.0, 1.0))
+    nowhere, none = draw(guidance_interval=(0.001, 0.002))
+    middle, seven = draw(guidance_interval=(0.25, 0.75))
+    assert torch.equal(everywhere[-1], throughout[-1]) and torch.equal(nowhere[-1], unguided[-1])
+    assert none == five < seven < ten
+    # The timesteps fall: the first one is above the interval, where nothing is guided.
+    assert torch.equal(middle[0], unguided[0]) and not torch.equal(middle[-1], unguided[-1])
+    assert not torch.equal(middle[-1], throughout[-1])
+
+
+def test_strength_starts_from_the_noised_original(tinysd):
+    real = load_dataset("icons10", split="test").per_class(1, seed=0).resize(32)
+    originals = tinysd.latent_moments(real.images)[0]
+    conditioning, own = torch.zeros(len(real), 16, 128), range(len(real))
+    settings = Sampling(1.0, 10, "DPMSolverMultistepScheduler", resolution=32)
+
+    def draw(strength, given=originals):
+        changed = replace(settings, strength=strength)
+        steps = list(denoising_steps(tinysd, conditioning, None, changed, streams(own), given))
+        assert len(steps) == calls_per_sample(tinysd, changed) == 10 * strength
+        return steps[-1].latents
+
+    assert torch.equal(draw(1.0), last_latents(tinysd, conditioning, None, settings, streams(own)))
+    assert torch.equal(draw(1.0), draw(1.0, None)), "the original has no part"
+    away = [float((draw(strength) - originals).square().mean()) for strength in (0.1, 0.3, 0.6, 1.0)]
+    assert away == sorted(away) and away[0] < 0.3 * away[-1]
+    with pytest.raises(ValueError, match=r"strength is 0.5 and needs the latents"):
+        draw(0.5, None)
+    images = sample(
+        tinysd, conditioning, None, replace(settings, strength=0.3, batch_size=3), streams(own), originals
+    )
+    assert np.abs(images.astype(int) - tinysd.decode(draw(0.3)).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("settings", [FEW, *STOCHASTIC], ids=lambda s: f"{s.scheduler}-{s.eta}")
@@ -221,6 +271,10 @@ def test_eta_is_refused_where_it_would_be_ignored(tiny_diffusion, name):
         ({"batch_size": 0}, "batch_size"),
         ({"eta": 1.5}, "eta"),
         ({"resolution": 0}, "resolution"),
+        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval"),
+        ({"guidance_interval": (0.5, 1.2)}, "guidance_interval"),
+        ({"strength": 1.5}, "strength"),
+        ({"strength": 0.1, "num_inference_steps": 5}, "leaves no step"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, culprit):

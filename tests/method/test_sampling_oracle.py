@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 from diffinv.foundation.randomness import stream
 from diffinv.method.sampling import Sampling, denoising_steps, initial_noise, sample
@@ -43,9 +43,8 @@ def streams(count):
     return [stream(0, "oracle", number) for number in range(count)]
 
 
-def stock(diffusion, conditioning, unconditional, settings, generators, output_type):
-    """Let the stock pipeline draw, with latents and later noise from the same streams."""
-    pipeline = StableDiffusionPipeline(
+def stock_pipeline(kind, diffusion, settings):
+    pipeline = kind(
         vae=diffusion.vae,
         unet=diffusion.unet,
         text_encoder=diffusion.text_encoder,
@@ -56,7 +55,12 @@ def stock(diffusion, conditioning, unconditional, settings, generators, output_t
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
+    return pipeline
+
+
+def stock(diffusion, conditioning, unconditional, settings, generators, output_type):
+    """Let the stock pipeline draw, with latents and later noise from the same streams."""
+    return stock_pipeline(StableDiffusionPipeline, diffusion, settings)(
         prompt_embeds=conditioning,
         negative_prompt_embeds=unconditional.expand_as(conditioning),
         latents=initial_noise(diffusion, settings, generators),
@@ -86,6 +90,27 @@ def test_noise_of_the_steps_equals_the_stock_pipelines(diffusion, scheduler, eta
     settings = Sampling(num_inference_steps=5, scheduler=scheduler, eta=eta, resolution=32)
     *_, last = denoising_steps(diffusion, conditioning, unconditional, settings, streams(2))
     expected = stock(diffusion, conditioning, unconditional, settings, streams(2), "latent")
+    torch.testing.assert_close(last.latents, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("strength", [0.3, 0.8])
+def test_noised_originals_end_where_the_stock_pipelines_do(diffusion, scheduler, strength):
+    conditioning, unconditional = vectors(2)
+    settings = Sampling(3.0, num_inference_steps=7, scheduler=scheduler, resolution=32, strength=strength)
+    originals = 0.5 * initial_noise(diffusion, settings, [stream(1, "oracle", number) for number in (0, 1)])
+    *_, last = denoising_steps(diffusion, conditioning, unconditional, settings, streams(2), originals)
+    pipeline = stock_pipeline(StableDiffusionImg2ImgPipeline, diffusion, settings)
+    expected = pipeline(
+        image=originals,
+        strength=strength,
+        prompt_embeds=conditioning,
+        negative_prompt_embeds=unconditional.expand_as(conditioning),
+        generator=streams(2),
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.num_inference_steps,
+        output_type="latent",
+    ).images
     torch.testing.assert_close(last.latents, expected, rtol=1e-4, atol=1e-4)
 
 

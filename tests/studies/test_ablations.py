@@ -9,11 +9,13 @@ import torch
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import load_dataset
-from diffinv.lessons.ablations import declared
+from diffinv.lessons.ablations import STARTS, base_condition, beyond, declared
 from diffinv.lessons.profiles import PROFILES
+from diffinv.method.inversion import check_invertible
 from diffinv.models.clip import load_clip
 from diffinv.models.diffusion import load_diffusion
 from diffinv.studies.ablations import Comparison, MostConfident, OfSome, ablate, compared
+from diffinv.studies.economy import calls_per_sample
 from diffinv.studies.grid import Condition
 from diffinv.synthesizers.base import labelled, numbered
 from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
@@ -120,6 +122,42 @@ def test_comparisons_are_corrected_together_and_say_what_to_choose():
     assert (found["p_holm"] >= found["p"]).all() and found["p_holm"].iloc[0] == pytest.approx(
         3 * found["p"].iloc[0]
     )
+
+
+@pytest.mark.parametrize("start", ["normal", "class_prompt", "mean_prompt"])
+def test_whatever_start_is_a_datasets_own_the_others_are_compared_with_it(tinysd, start):
+    tiny = PROFILES["tiny"].for_dataset("icons10").changed({"inversion.initialisation": start})
+    tiny = tiny.changed({"ablations_lesson.tokens_grid": (4, 99)})
+    pairs = declared(tiny, "icons10", tinysd, load_clip())
+    starts = [each for each in pairs if each.subject == "start"]
+    assert all(each.b.name == "as chosen" for each in starts)
+    assert {each.b.synthesizer.inversion.initialisation for each in starts} == {start}
+    others = [each.a.synthesizer.inversion.initialisation for each in starts]
+    assert others == [other for other in ("class_prompt", "normal") if other != start]
+    assert all(each.question.endswith(f" or from {STARTS[start]}?") for each in starts)
+    # A prompt has 16 vectors at most; a random start has no such bound.
+    tokens = [each.a.synthesizer.inversion.num_tokens for each in pairs if each.subject == "vectors"]
+    assert tokens == ([4, 99] if start == "normal" else [4])
+    for condition in (side for each in pairs for side in (each.a, each.b)):
+        inversion = getattr(condition.synthesizer, "base", condition.synthesizer).inversion
+        check_invertible(tinysd, load_dataset("icons10").resize(32), inversion)
+
+
+def test_the_samples_and_the_batches_of_an_ablation_are_the_ones_it_names(tinysd):
+    base = base_condition(PROFILES["tiny"].for_dataset("icons10"), "icons10", tinysd)
+    pairs = declared(PROFILES["tiny"].for_dataset("icons10"), "icons10", tinysd, load_clip())
+    sides = {side.name: side for each in pairs for side in (each.a, each.b)}
+    middle = sides["guidance 2 in 0.25 to 0.75"].synthesizer.sampling
+    whole = sides["guidance 2"].synthesizer.sampling
+    assert middle == replace(whole, guidance_interval=(0.25, 0.75)) and whole.guidance_scale == 2
+    calls = [calls_per_sample(tinysd, each) for each in (base.synthesizer.sampling, middle, whole)]
+    assert calls == sorted(set(calls))
+    assert sides["strength 0.3"].synthesizer.sampling.strength == 0.3 and not sides["strength 0.3"].with_real
+    apart = sides["batch norm apart"]
+    assert apart.training.split_batch_norm and apart.with_real
+    alone, beside = beyond(pairs)
+    assert {"strength 0.3", "as chosen", "guidance 2", "from the class prompt"} <= set(alone)
+    assert {"real + DI", "batch norm apart"} <= set(beside) and not set(alone) & set(beside)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

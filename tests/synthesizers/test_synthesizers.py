@@ -18,6 +18,7 @@ from diffinv import (
     Sampling,
     Synthesizer,
     invert,
+    load_dataset,
 )
 from diffinv.synthesizers import base
 
@@ -191,6 +192,37 @@ def test_the_class_name_reaches_the_prompt(tiny_diffusion, toy_images):
     for template in ("a thing", "{} or {}"):
         with pytest.raises(ValueError, match=r"write \{\} once"):
             Prompts(tiny_diffusion, template=template)
+
+
+def test_samples_that_start_from_their_original_resemble_it(tinysd):
+    real = load_dataset("icons10", split="test").per_class(2, seed=0)
+    sampling = Sampling(1.0, 10, "DPMSolverMultistepScheduler", resolution=32)
+    perturbation = Perturbation(noise_std=0.1, interpolation_weight=0)
+    inversion = Inversion(num_tokens=2, steps_per_image=1)
+
+    def made(strength):
+        method = DiffusionInversion(tinysd, inversion, perturbation, replace(sampling, strength=strength))
+        return method(real, images_per_real=2, seed=0).images.astype(float)
+
+    originals = np.concatenate([real.images, real.images])  # samples come copy by copy
+    away = [np.square(made(strength) - originals).mean() for strength in (0.1, 0.5, 1.0)]
+    assert away == sorted(away) and away[0] < 0.2 * away[-1]
+    near = DiffusionInversion.from_store(
+        tinysd, invert(tinysd, real.resize(32), inversion), perturbation, replace(sampling, strength=0.5)
+    )
+    assert np.array_equal(near(real, images_per_real=2, seed=0).images, made(0.5).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"strength is 0.5 and needs the real images: give them\.$"):
+        near(images_per_real=2, seed=0)
+    with pytest.raises(ValueError, match=r"strength is 0.5 and needs the latents"):
+        Prompts(tinysd, sampling=replace(sampling, strength=0.5))(real, images_per_real=1, seed=0)
+
+
+def test_settings_that_came_later_leave_old_samples_where_they_are(tiny_diffusion):
+    described = inversion_of(tiny_diffusion).describe()["sampling"]
+    assert not described.keys() & {"strength", "guidance_interval"}
+    changes = {"strength": 0.5, "guidance_interval": (0.2, 0.8)}
+    changed = inversion_of(tiny_diffusion, sampling=replace(FAST["sampling"], **changes)).describe()
+    assert changes.items() <= changed["sampling"].items()
 
 
 def test_real_is_the_identity(toy_images):

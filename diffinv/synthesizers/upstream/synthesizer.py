@@ -5,13 +5,13 @@ import inspect
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.keys import content_key, described
 from diffinv.artefacts.parts import groups_of
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import numpy_stream, sample_streams, stream
@@ -86,7 +86,7 @@ class UpstreamInversion:
 
     def describe(self) -> dict[str, Any]:
         # With the batch sizes, which leave a trace under some switches; without what concerns the classifier.
-        settings = asdict(self.settings)
+        settings = described(self.settings)
         del settings["training"], settings["switches"]["selection"]
         whole = self.everything if self.settings.switches.samples == "all" else None
         return {
