@@ -1,5 +1,6 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
+# make site        the lessons as they ran, as pages to read -> figures/site/ (`make reproduce` ends with it)
 # Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -22,7 +23,7 @@ NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEAD
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 NBVAL_FLAGS := $(PARALLEL) --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
-.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
+.PHONY: install reproduce site cheatsheet test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
 
 install: $(STAMP)
 
@@ -38,6 +39,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 reproduce: $(STAMP)
 	$(BIN)/diffinv reproduce --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
+
+site: $(STAMP)
+	$(BIN)/diffinv reproduce --site $(ARGS)
 
 test: test-package test-notebooks test-golden
 
