@@ -43,6 +43,10 @@ reproduce: $(STAMP)
 site: $(STAMP)
 	$(BIN)/diffinv reproduce --site $(ARGS)
 
+# The method's equations beside the lines of code: after a change of either.
+cheatsheet: $(STAMP)
+	$(BIN)/python -m diffinv.lessons.cheat_sheet docs
+
 test: test-package test-notebooks test-golden
 
 test-package: $(STAMP)

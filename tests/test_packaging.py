@@ -164,6 +164,9 @@ def test_importing_the_core_needs_no_extra():
     optional = {
         "papermill",
         "nbclient",
+        "nbconvert",
+        "latex2mathml",
+        "pygments",
         "nbformat",
         "traitlets",
         "resvg_py",
