@@ -229,4 +229,4 @@ def test_a_terminal_has_a_live_line_that_goes_away(place):
     seen = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]  # what stays of a line that was overwritten
     assert not any("01 for" in line for line in seen)
     assert any(line.startswith("[1/2] 00_quick done in ") for line in seen)
-    assert any(line.endswith("shows the figures.") for line in seen)
+    assert any(line.endswith("shows the lessons and their figures.") for line in seen)
