@@ -1,7 +1,7 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
 # make site        the lessons as they ran, as pages to read -> figures/site/ (`make reproduce` ends with it)
-# Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, checksums, notebooks-strip, clean.
+# Both make .venv first, once, with the tested pins. Also: install, cheatsheet, bench, lint, golden, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -85,4 +85,4 @@ notebooks-strip: $(STAMP)
 	cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 clean:
-	rm -rf build figures/executed
+	rm -rf build figures/executed figures/site
