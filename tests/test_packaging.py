@@ -111,7 +111,8 @@ def test_every_command_of_the_documentation_exists():
 
 def test_every_file_that_the_documentation_names_is_there():
     for page, text in DOCS.items():
-        for path in re.findall(r"(?:\]\(|src=\")((?!https?:)[^)#\"]+)[)\"]", text):
+        shown = re.sub("```.*?```", "", text, flags=re.DOTALL)
+        for path in re.findall(r"(?:\]\(|src=\")((?!https?:)[^)#\"]+)[)\"]", shown):
             assert (page.parent / path).exists(), f"{page.name} shows {path}"
 
 

@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from sites import ROOT, Page, lessons_site
 
+from diffinv.commands.main import main
 from diffinv.figures import save_figure
 from diffinv.reproduce.manifest import Manifest
 from diffinv.reproduce.rendering import mathematics
@@ -151,6 +152,18 @@ def test_the_claims_stand_on_a_page(output, site):
     )
     page = of(write_site({}, output, output.parent / "notebooks").parent, "claims")
     assert "(a) x &lt; y" in page and "+10.0 [5.0, 15.0]" in page and "supported" in page
+
+
+def test_the_command_makes_the_site_alone_and_says_what_to_run_first(output, tmp_path, capsys):
+    notebooks = str(output.parent / "notebooks")
+    command = ["reproduce", "--site", "--notebooks", notebooks, "--output"]
+    assert main([*command, str(tmp_path / "empty")]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert "No lesson has run here yet" in first and "diffinv reproduce" in first
+    assert last == f"{tmp_path / 'empty' / 'site' / 'index.html'} shows the lessons and their figures."
+    assert main([*command, str(output)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["reproduce", "--site", "--notebooks", str(tmp_path), "--output", str(tmp_path)]) == 2
 
 
 def test_odd_names_and_a_notebook_that_is_gone_do_no_harm(tmp_path):
