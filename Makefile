@@ -1,6 +1,7 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
-# Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, checksums, notebooks-strip, clean.
+# make site        the lessons as they ran, as pages to read -> figures/site/ (`make reproduce` ends with it)
+# Both make .venv first, once, with the tested pins. Also: install, cheatsheet, bench, lint, golden, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -22,7 +23,7 @@ NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEAD
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 NBVAL_FLAGS := $(PARALLEL) --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
-.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
+.PHONY: install reproduce site cheatsheet test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
 
 install: $(STAMP)
 
@@ -38,6 +39,13 @@ $(STAMP): requirements.lock pyproject.toml
 
 reproduce: $(STAMP)
 	$(BIN)/diffinv reproduce --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
+
+site: $(STAMP)
+	$(BIN)/diffinv reproduce --site $(ARGS)
+
+# The method's equations beside the lines of code: after a change of either.
+cheatsheet: $(STAMP)
+	$(BIN)/python -m diffinv.lessons.cheat_sheet docs
 
 test: test-package test-notebooks test-golden
 
@@ -77,4 +85,4 @@ notebooks-strip: $(STAMP)
 	cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 clean:
-	rm -rf build figures/executed
+	rm -rf build figures/executed figures/site

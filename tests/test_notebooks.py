@@ -155,7 +155,7 @@ def test_each_figure_that_it_saves_says_what_it_shows(path, notebook):
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     saved = [call for call in calls if getattr(call.func, "id", None) == "save_figure"]
     words = [{keyword.arg for keyword in call.keywords} for call in saved]
-    assert saved and all({"caption", "alt"} <= given for given in words), "the gallery needs both"
+    assert saved and all({"caption", "alt"} <= given for given in words), "the site needs both"
 
 
 def test_installing_in_colab_is_a_no_op_elsewhere(path, notebook):

@@ -24,7 +24,8 @@ from diffinv.tinysd import pretrain
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
-DOCS = {path: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = {path: path.read_text() for path in PAGES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 EXTRAS = {
     name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()
@@ -110,7 +111,8 @@ def test_every_command_of_the_documentation_exists():
 
 def test_every_file_that_the_documentation_names_is_there():
     for page, text in DOCS.items():
-        for path in re.findall(r"(?:\]\(|src=\")((?!https?:)[^)#\"]+)[)\"]", text):
+        shown = re.sub("```.*?```", "", text, flags=re.DOTALL)
+        for path in re.findall(r"(?:\]\(|src=\")((?!https?:)[^)#\"]+)[)\"]", shown):
             assert (page.parent / path).exists(), f"{page.name} shows {path}"
 
 
@@ -164,6 +166,9 @@ def test_importing_the_core_needs_no_extra():
     optional = {
         "papermill",
         "nbclient",
+        "nbconvert",
+        "latex2mathml",
+        "pygments",
         "nbformat",
         "traitlets",
         "resvg_py",
@@ -197,3 +202,12 @@ def test_ci_runs_the_readmes_own_test_command():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert "\nmake test\n" in script.read_text()
+
+
+def test_the_published_site_is_the_one_that_the_makefile_makes():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text())
+    steps = workflow["jobs"]["make"]["steps"]
+    targets = [step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")]
+    assert targets == ["install", "reproduce"] and f"torch=={pins()['torch']}" in str(steps)
+    (published,) = [step["with"]["path"] for step in steps if "upload-pages" in step.get("uses", "")]
+    assert published == "figures/site" and "figures/site/index.html" in README

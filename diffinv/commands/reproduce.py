@@ -25,10 +25,13 @@ def add_to(verbs) -> None:
         help="set a notebook parameter",
     )
     add("--force", action="store_true", help="run also what is up to date")
+    add("--site", action="store_true", help="run nothing: make the site again of what has run")
     verb.set_defaults(verb=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.site:
+        return _site(options)
     from diffinv.reproduce.runner import reproduce
 
     parameters = {}
@@ -47,7 +50,20 @@ def run(options: argparse.Namespace) -> int:
         force=options.force,
     )
     failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
-    sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
+    sys.stdout.write(f"{options.output / 'site' / 'index.html'} shows the lessons and their figures.\n")
     if failed:
         return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)
+    return 0
+
+
+def _site(options: argparse.Namespace) -> int:
+    from diffinv.reproduce.manifest import Manifest
+    from diffinv.reproduce.runner import find_notebooks
+    from diffinv.reproduce.site import write_site
+
+    find_notebooks(options.notebooks)  # says so where there are none
+    page = write_site(Manifest(options.output).notebooks, options.output, options.notebooks)
+    if not any((options.output / "executed").glob("*.ipynb")):
+        sys.stdout.write("No lesson has run here yet: `diffinv reproduce` adds what their code prints.\n")
+    sys.stdout.write(f"{page} shows the lessons and their figures.\n")
     return 0

@@ -89,7 +89,7 @@ def save_figure(
     """Write `<name>.png`, `<name>.svg` and, given data, the `<name>.csv` behind them; return the PNG's path.
 
     The caption says what the figure shows, `alt` tells it to those who cannot see it (default: the caption).
-    Both images carry them as Title and Description, and the gallery shows them. The same figure gives the
+    Both images carry them as Title and Description, and the site shows them. The same figure gives the
     same bytes on every run. Each file is whole or absent, never half written.
     """
     if not name or Path(name).name != name:

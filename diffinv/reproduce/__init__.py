@@ -1,1 +1,1 @@
-"""Runs the notebooks headless, and shows what they drew."""
+"""Runs the notebooks headless, and makes the site of what they found."""

@@ -19,7 +19,7 @@ from diffinv.artefacts.writing import ArtefactError
 from diffinv.lessons.profiles import load_profile
 from diffinv.reproduce.job import Job, Outcome, check_parameters, work
 from diffinv.reproduce.manifest import Manifest, notebook_key, run_record
-from diffinv.reproduce.site import link_pictures, write_gallery
+from diffinv.reproduce.site import link_pictures, write_site
 from diffinv.reproduce.talk import Talk, expected_seconds, table, talking, unet_calls_per_second
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def reproduce(
     notebooks: str | Path = "notebooks",
     force: bool = False,
 ) -> list[Outcome]:
-    """Run the numbered notebooks and collect their figures, a manifest and a gallery in `output`.
+    """Run the numbered notebooks and collect their figures, a manifest and a site in `output`.
 
     A notebook whose figures are up to date is left alone unless `force`; one that fails is reported, its
     partial copy kept in `output/executed`, and the others still run. A notebook with a parameter
@@ -101,7 +101,7 @@ def reproduce(
     finally:
         for job in todo:
             shutil.rmtree(job.staging, ignore_errors=True)
-        write_gallery(manifest.notebooks, output, notebooks)
+        write_site(manifest.notebooks, output, notebooks)
     in_order = [outcomes[job.name] for job in chosen]
     log.info(table(in_order))
     return in_order

@@ -7,22 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
 from small_notebooks import DRAW, PARAMETERS, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
-from diffinv.figures import save_figure
 from diffinv.lessons import SPENT
 from diffinv.reproduce.job import Job, check_parameters, run_job
 from diffinv.reproduce.manifest import fingerprint
 from diffinv.reproduce.runner import find_notebooks, reproduce
-from diffinv.reproduce.site import write_gallery
 
 LOOK_AROUND = """
 import os
@@ -35,16 +31,6 @@ SPEND = f"""
 from IPython.display import display
 display({{"{SPENT}": {{"unet_images": 12}}}}, raw=True)
 """
-
-
-class Links(HTMLParser):
-    def __init__(self, page: Path):
-        super().__init__()
-        self.found: set[str] = set()
-        self.feed(page.read_text())
-
-    def handle_starttag(self, tag, attributes):
-        self.found |= {value for key, value in attributes if key in ("href", "src")}
 
 
 @pytest.fixture(scope="module")
@@ -113,36 +99,6 @@ def test_the_manifest_says_how_each_figure_was_made(place, first):
     assert figure["wall_seconds"] > 0 and figure["peak_memory_mib"] > 20
     assert {"commit", "data", "weights"} <= figure.keys()
     assert str(place) not in json.dumps(manifest)  # the same on every machine
-
-
-def test_the_gallery_shows_every_figure_and_all_its_links_lead_somewhere(place, first):
-    page = place / "figures" / "index.html"
-    links = Links(page).found
-    figures = {f"{stem}.{kind}" for stem in ("00_first", "02_old") for kind in ("png", "svg", "csv")}
-    pages = {"../notebooks/00_look.ipynb", "executed/00_look.ipynb", "manifest.json"}
-    assert figures | pages <= links
-    assert all((page.parent / link).exists() for link in links)
-    assert "The lesson 00_look" in page.read_text()
-
-
-def test_the_gallery_shows_odd_names_as_they_are_and_a_figure_that_is_a_png_alone(tmp_path):
-    name, image = "07_<script>&\"'", '07_a"_<b>.png'
-    record = {"profile": "tiny", "wall_seconds": 3.2, "device": "cpu", "commit": None, "files": [image]}
-    page = write_gallery({name: record}, tmp_path, tmp_path / "notebooks")
-    assert {image, f"notebooks/{name}.ipynb"} <= Links(page).found
-    assert not re.search("<script|<b>|commit [^,]", page.read_text())
-    assert ", some results from the cache" in page.read_text()  # nothing says that it was a cold run
-    write_gallery({}, tmp_path, tmp_path / "notebooks")
-    assert "No notebook has been run yet" in page.read_text()
-
-
-def test_the_gallery_shows_what_a_figure_says_of_itself(tmp_path):
-    save_figure(plt.figure(), "a_figure", None, tmp_path, caption="More & more", alt="A rising curve")
-    cold = {"wall_seconds": 3.2}
-    record = {"profile": "tiny", "device": "cpu", "commit": None, "files": ["a_figure.png"], **cold}
-    page = write_gallery({"07_a": {**record, "cold": cold}}, tmp_path, tmp_path / "notebooks").read_text()
-    assert "More &amp; more" in page and 'alt="A rising curve"' in page
-    assert "from the cache" not in page
 
 
 def test_the_pictures_in_an_executed_copy_are_those_of_its_run(tmp_path):

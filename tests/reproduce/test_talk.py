@@ -198,7 +198,9 @@ def test_a_log_has_whole_lines_and_ends_with_a_table(place):
     *_, head, quick, wait = done.stderr.splitlines()
     assert head.split() == ["notebook", "status", "seconds", "unet_images", "figures"]
     assert quick.split()[:2] == ["00_quick", "done"] and wait.split()[:2] == ["01_wait", "done"]
-    assert done.stdout == f"{place / 'figures' / 'index.html'} shows the figures.\n"
+    assert (
+        done.stdout == f"{place / 'figures' / 'site' / 'index.html'} shows the lessons and their figures.\n"
+    )
 
 
 def test_a_terminal_has_a_live_line_that_goes_away(place):
@@ -227,4 +229,4 @@ def test_a_terminal_has_a_live_line_that_goes_away(place):
     seen = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]  # what stays of a line that was overwritten
     assert not any("01 for" in line for line in seen)
     assert any(line.startswith("[1/2] 00_quick done in ") for line in seen)
-    assert any(line.endswith("shows the figures.") for line in seen)
+    assert any(line.endswith("shows the lessons and their figures.") for line in seen)
