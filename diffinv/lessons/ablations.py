@@ -151,6 +151,11 @@ def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison
             yield Comparison(question, fewer, base, "vectors")
     for start in counts.initialisations:
         if start == "normal" or inversion.num_tokens <= longest:
-            other = _changed(base, f"from {STARTS[start]}", {"inversion.initialisation": start})
+            changes: dict[str, Any] = {"inversion.initialisation": start}
+            if (
+                start == "class_prompt" and counts.prompt_steps
+            ):  # closer to its end, and so with fewer updates
+                changes["inversion.steps_per_image"] = counts.prompt_steps
+            other = _changed(base, f"from {STARTS[start]}", changes)
             question = f"start from {STARTS[start]} or from {STARTS[inversion.initialisation]}?"
             yield Comparison(question, other, base, "start")

@@ -146,7 +146,7 @@ class AugmentationLesson:
     policies: tuple[Policy, ...] = POLICIES
     with_samples: tuple[Policy, ...] = POLICIES  # and the best, whichever it is
     validation_seeds: int = 2  # of the profile's, that choose the best policy, as in the search for settings
-    best_elsewhere: bool = False  # crops alone and the best on all datasets but the first, no other policy
+    best_alone: tuple[str, ...] = ()  # datasets that have crops alone and the best, and no other policy
     gallery_columns: int = 12
 
 
@@ -162,8 +162,8 @@ class ArchitectureLesson:
         "efficientnet_narrow",
     )
     pretrained: str = "frozen hf:tinysd"  # the embedded CLIP's image half; its head alone learns
-    datasets: tuple[str, ...] = ("icons10", "novel10")
-    first_elsewhere: bool = False  # the first architecture and the pretrained one on the other datasets
+    datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")
+    two_alone: tuple[str, ...] = ()  # datasets that have the first architecture and the pretrained one alone
     images_per_real: int = 16
 
 
@@ -172,7 +172,7 @@ class StorageLesson:
     """Counts of 12_storage; the real images are those of lesson 03."""
 
     dataset: str = "mnist5k"  # of codecs and samplers: most test images, and so the narrowest intervals
-    codecs: tuple[str, ...] = ("float32", "int8", "int3", "pca40", "pq32")
+    codecs: tuple[str, ...] = ("float32", "float16", "int8", "int3", "pca40", "pq32")
     tokens_dataset: str = "icons10"  # of fewer tokens, which are learned anew: fewest updates
     tokens: int = 4
     tokens_codec: str = "int8"
@@ -197,7 +197,7 @@ class AblationsLesson:
     images_per_real: int = 4  # of every comparison but those of Fig. 8c and 8d
     # Of these grids a figure also has the dataset's own value.
     updates_grid: tuple[int, ...] = (10,)
-    guidance_grid: tuple[float, ...] = (1.0, 2.0)
+    guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
     inference_steps_grid: tuple[int, ...] = (3,)
     native_inference_steps: int = 3  # at the native side, where a step costs several times as much; 0 = not

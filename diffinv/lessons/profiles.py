@@ -58,9 +58,11 @@ TINY = Profile(
     ),
     # The paper's smallest k, 10, has no 16 neighbours.
     retrieval_lesson=RetrievalLesson(images_per_real=16, neighbours_grid=(16, 25, 50)),
-    few_shot_lesson=FewShotLesson(shots=(1, 4, 8, 16), images_per_real=16, left_out=("mnist5k",)),
-    augmentation_lesson=AugmentationLesson(images_per_real=16, with_samples=("mixup",), best_elsewhere=True),
-    architecture_lesson=ArchitectureLesson(first_elsewhere=True),
+    few_shot_lesson=FewShotLesson(images_per_real=16, left_out=("mnist5k",)),
+    augmentation_lesson=AugmentationLesson(
+        images_per_real=16, with_samples=("autoaugment", "mixup", "cutmix"), best_alone=("mnist5k",)
+    ),
+    architecture_lesson=ArchitectureLesson(two_alone=("mnist5k",)),
 )
 
 SMOKE = replace(
@@ -122,13 +124,13 @@ SMOKE = replace(
         real_per_class=2,
         images_per_real=2,
         policies=("none", "randaugment", "cutmix"),
-        best_elsewhere=True,
+        best_alone=("novel10", "mnist5k"),
         gallery_columns=4,
     ),
     architecture_lesson=ArchitectureLesson(
         architectures=("resnet10_narrow", "efficientnet_narrow"),
         datasets=("icons10", "mnist5k"),
-        first_elsewhere=True,
+        two_alone=("mnist5k",),
         images_per_real=2,
     ),
     storage_lesson=StorageLesson(
