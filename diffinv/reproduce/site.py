@@ -46,9 +46,11 @@ class Lesson:
     def name(self) -> str:
         return self.notebook.stem
 
-    @property
+    @cached_property
     def has_run(self) -> bool:
-        return self.executed.exists()
+        with suppress(OSError, ValueError):  # not there, or cut short when its process was killed
+            return bool(json.loads(self.executed.read_text(encoding="utf-8")))
+        return False
 
     @property
     def file(self) -> Path:

@@ -166,6 +166,13 @@ def test_the_command_makes_the_site_alone_and_says_what_to_run_first(output, tmp
     assert main(["reproduce", "--site", "--notebooks", str(tmp_path), "--output", str(tmp_path)]) == 2
 
 
+def test_a_copy_that_was_cut_short_counts_as_not_run(output, tmp_path):
+    (tmp_path / "executed").mkdir()
+    (tmp_path / "executed" / "01_next.ipynb").write_text('{"cells": [')
+    page = write_site({}, tmp_path, output.parent / "notebooks")
+    assert "has not been run here" in of(page.parent, "01_next")
+
+
 def test_odd_names_and_a_notebook_that_is_gone_do_no_harm(tmp_path):
     name, image = "07_<script>&\"'", '07_a"_<b>.png'
     (tmp_path / image).write_bytes(base64.b64decode(PIXEL))
