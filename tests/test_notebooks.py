@@ -102,7 +102,9 @@ def test_every_setting_that_it_reads_is_one_that_the_profiles_have(path, noteboo
 def test_it_opens_with_its_own_badge_and_a_question(path, notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
-    assert f"/notebooks/{path.name})" in first.source.split("\n")[0], "the badge opens this very notebook"
+    badge = first.source.split("\n")[0]
+    assert badge.startswith("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](")
+    assert f"/notebooks/{path.name})" in badge, "the badge opens this very notebook"
     assert any(line.startswith("# ") for line in first.source.split("\n"))
     assert "?" in first.source
 
