@@ -14,7 +14,7 @@ def add_to(verbs) -> None:
     add("--profile", default="tiny", help=f"{PROFILES} ({default})")
     add("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
     add("--jobs", type=at_least(1), default=1, metavar="N", help=f"notebooks at a time ({default})")
-    add("--output", type=Path, default=Path("figures"), metavar="DIR", help=default)
+    add("--output", type=Path, metavar="DIR", help="default: figures for tiny, else runs/PROFILE")
     add("--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help=default)
     add(
         "-p",
@@ -29,8 +29,10 @@ def add_to(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from diffinv.lessons.profiles import load_profile
     from diffinv.reproduce.runner import reproduce
 
+    output = options.output or Path(load_profile(options.profile).output_dir)
     parameters = {}
     for assignment in options.parameter:
         name, equals, value = assignment.partition("=")
@@ -41,13 +43,13 @@ def run(options: argparse.Namespace) -> int:
         options.profile,
         only=options.only.split(",") if options.only else None,
         jobs=options.jobs,
-        output=options.output,
+        output=output,
         parameters=parameters,
         notebooks=options.notebooks,
         force=options.force,
     )
     failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
-    sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")
+    sys.stdout.write(f"{output / 'index.html'} shows the figures.\n")
     if failed:
         return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)
     return 0
