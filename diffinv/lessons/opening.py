@@ -98,9 +98,9 @@ def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int
 
 
 def _refuse_unknown_parameters() -> None:
-    """ValueError for a name that papermill has put into this notebook, which only warns where it is no parameter.
+    """ValueError for a name that papermill was given and that is no parameter: it only warns.
 
-    It puts a cell of plain assignments behind the annotated ones of the parameters cell.
+    papermill puts a cell of plain assignments behind the annotated ones of the parameters cell.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     cells = [] if shell is None else shell.user_ns.get("In", [])
