@@ -1,6 +1,6 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
-# Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, checksums, notebooks-strip, clean.
+# Both make .venv first, once, with the tested pins. Also: install, bench, lint, golden, colab-test, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -22,7 +22,7 @@ NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEAD
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 NBVAL_FLAGS := $(PARALLEL) --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
-.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
+.PHONY: install reproduce test test-package test-notebooks test-golden bench lint notebooks-strip golden colab-test checksums clean
 
 install: $(STAMP)
 
@@ -56,6 +56,10 @@ test-golden: $(STAMP)
 
 golden: $(STAMP)
 	$(BIN)/python tests/make_golden.py
+
+# Lesson 00 from the wheel, with Google Colab's Python and versions: some gigabytes, and minutes.
+colab-test: $(STAMP)
+	$(BIN)/python tests/run_as_colab.py
 
 # After a change of what is embedded: `diffinv doctor` and a test compare against these.
 checksums:

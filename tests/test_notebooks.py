@@ -49,7 +49,9 @@ def test_it_is_valid_stripped_and_for_python3(path, notebook):
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert not {"widgets", "papermill"} & notebook.metadata.keys()
+    assert (
+        not {"widgets", "papermill"} & notebook.metadata.keys()
+    )  # widgets without state break GitHub's view
     for cell in code_cells(notebook):
         assert cell.outputs == [] and cell.execution_count is None
         assert not {"papermill", "execution"} & cell.metadata.keys()
