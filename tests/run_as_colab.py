@@ -1,8 +1,8 @@
-"""Runs lesson 00 in an environment like Google Colab's, from the wheel, and writes down what it was tested with.
+"""Runs lesson 00 in an environment like Google Colab's, from the wheel, and writes down with what.
 
-Run it with `make colab-test`: it downloads some gigabytes and takes minutes. SystemExit where the wheel's
-dependencies would replace what Colab has (a torch that is swapped under a live kernel breaks it), or where the
-lesson fails.
+Run it with `make colab-test`: it downloads some gigabytes and takes minutes. It fails where the wheel's
+dependencies would replace what Colab has (a torch that is swapped under a live kernel breaks it), or where
+the lesson does.
 """
 
 import json
