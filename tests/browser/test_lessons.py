@@ -26,7 +26,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
-READY = f"() => {NOTEBOOK.replace('.', '?.', 1)}?.sessionContext?.session?.kernel?.status === 'idle'"
+READY = """() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"""
 RUN = """() => { window.ended = false;
     window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ended = true; }) }"""
 RED = f"""() => {NOTEBOOK}.content.model.toJSON().cells.flatMap(cell => cell.outputs ?? [])
@@ -100,11 +100,8 @@ def page(chromium, lab):
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda said: page.problems.append(said.text) if said.type == "error" else None)
     yield page
+    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")  # and their memory
     page.close()
-    kernels = json.load(urllib.request.urlopen(f"{lab}/api/kernels"))
-    for kernel in kernels:
-        request = urllib.request.Request(f"{lab}/api/kernels/{kernel['id']}", method="DELETE")
-        urllib.request.urlopen(request).close()
 
 
 def run_all(page, lab, lesson):
