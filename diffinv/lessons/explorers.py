@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffinv.foundation.progress import headless
 
-MAP_ROWS, MAP_COLUMNS = 14, 30  # places for buttons on a map
+MAP_ROWS, MAP_COLUMNS = 14, 28  # places for buttons on a map
 
 
 def explore(function: Callable[..., Any], **controls: Any) -> Any:
@@ -79,7 +79,7 @@ def explore_map(
         button.on_click(lambda _, index=index: _show(detail(index), picture, words))
         buttons.append(button)
     grid = ipywidgets.Layout(
-        grid_template_columns=f"repeat({MAP_COLUMNS}, 24px)", grid_template_rows=f"repeat({MAP_ROWS}, 20px)"
+        grid_template_columns=f"repeat({MAP_COLUMNS}, 28px)", grid_template_rows=f"repeat({MAP_ROWS}, 28px)"
     )
     return ipywidgets.VBox([ipywidgets.GridBox(buttons, layout=grid), words, picture])
 
