@@ -62,7 +62,8 @@ def lab(chromium, tmp_path_factory):
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "JUPYTER_CONFIG_DIR": "config", "DIFFINV_CACHE": "cache", "IPYTHONDIR": "ipython",
     }  # fmt: skip
-    watched = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    unwatched = {"PYTEST_CURRENT_TEST", "DIFFINV_HEADLESS", "DIFFINV_PROFILE", "MPLBACKEND"}
+    watched = {name: value for name, value in os.environ.items() if name not in unwatched}
     watched |= {name: str(home / folder) for name, folder in folders.items()} | {"OMP_NUM_THREADS": "1"}
     watched["PYTHONPATH"] = str(ROOT)
     options = {
