@@ -1,7 +1,7 @@
 # make reproduce   every notebook, headless, in the `tiny` profile -> figures/
 # make test        every test: the package's, then the notebooks'
 # make site        the lessons as they ran, as pages to read -> figures/site/ (`make reproduce` ends with it)
-# Both make .venv first, once, with the tested pins. Also: install, cheatsheet, bench, lint, golden, checksums, notebooks-strip, clean.
+# Both make .venv first, once, with the tested pins. Also: install, cheatsheet, bench, lint, golden, colab-test, checksums, notebooks-strip, clean.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
@@ -23,7 +23,7 @@ NBVAL_ENV := OMP_NUM_THREADS=1 TQDM_DISABLE=1 DIFFINV_PROFILE=smoke DIFFINV_HEAD
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 NBVAL_FLAGS := $(PARALLEL) --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider
 
-.PHONY: install reproduce site cheatsheet test test-package test-notebooks test-golden bench lint notebooks-strip golden checksums clean
+.PHONY: install reproduce site cheatsheet test test-package test-notebooks test-golden bench lint notebooks-strip golden colab-test checksums clean
 
 install: $(STAMP)
 
@@ -64,6 +64,10 @@ test-golden: $(STAMP)
 
 golden: $(STAMP)
 	$(BIN)/python tests/make_golden.py
+
+# Lesson 00 from the wheel, with Google Colab's Python and versions: some gigabytes, and minutes.
+colab-test: $(STAMP)
+	$(BIN)/python tests/run_as_colab.py
 
 # After a change of what is embedded: `diffinv doctor` and a test compare against these.
 checksums:

@@ -49,7 +49,9 @@ def test_it_is_valid_stripped_and_for_python3(path, notebook):
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert not {"widgets", "papermill"} & notebook.metadata.keys()
+    assert (
+        not {"widgets", "papermill"} & notebook.metadata.keys()
+    )  # widgets without state break GitHub's view
     for cell in code_cells(notebook):
         assert cell.outputs == [] and cell.execution_count is None
         assert not {"papermill", "execution"} & cell.metadata.keys()
@@ -68,7 +70,7 @@ def test_its_parameters_are_typed_literals_with_help(path, notebook):
     tokens = tokenize.generate_tokens(StringIO(source).readline)
     assert sum(token.type == tokenize.COMMENT for token in tokens) == len(defaults), "each has its help"
     assert {"profile", "output_dir", "seed"} <= defaults.keys()
-    assert (defaults["profile"], defaults["output_dir"]) == ("tiny", "figures")
+    assert (defaults["profile"], defaults["output_dir"]) == ("tiny", "")
 
 
 def test_the_runner_sees_the_same_parameters(path, notebook):
@@ -150,6 +152,13 @@ def test_it_checks_itself_and_draws(path, notebook):
     source = "\n".join(cell.source for cell in code_cells(notebook))
     assert "assert " in source, "nbval only sees exceptions: say what has to hold"
     assert "save_figure(" in source and "output_dir" in source
+
+
+def test_its_figures_lie_where_the_profile_has_them(path, notebook):
+    opening = next(
+        cell.source for cell in code_cells(notebook) if "opening(" in cell.source.split("import")[0]
+    )
+    assert "output_dir = output_dir or lesson.settings.output_dir" in opening.splitlines()
 
 
 def test_each_figure_that_it_saves_says_what_it_shows(path, notebook):

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.metadata
+import json
+import os
 import re
 import shlex
 import sys
@@ -10,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import run_as_colab
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -32,11 +35,6 @@ EXTRAS = {
 }
 CORE = [Requirement(text) for text in PROJECT["dependencies"]]
 DECLARED = {canonicalize_name(r.name) for rs in (CORE, *EXTRAS.values()) for r in rs}
-# The Colab of August 2026, and so the oldest versions that the package has to run with.
-COLAB = {
-    "torch": "2.11", "diffusers": "0.39", "transformers": "5.15", "accelerate": "1.14",
-    "numpy": "2.1.3", "matplotlib": "3.10", "ipywidgets": "7.7.1",
-}  # fmt: skip
 
 
 def pins() -> dict[str, Version]:
@@ -119,8 +117,24 @@ def test_every_file_that_the_documentation_names_is_there():
 def test_floors_are_no_newer_than_colab_and_nothing_has_a_ceiling():
     for requirement in CORE:
         assert {specifier.operator for specifier in requirement.specifier} == {">="}
-        if requirement.name in COLAB:
-            assert requirement.specifier.contains(COLAB[requirement.name])
+        if requirement.name in run_as_colab.COLAB:  # the oldest versions that the package has to run with
+            assert requirement.specifier.contains(run_as_colab.COLAB[requirement.name])
+    assert f"Programming Language :: Python :: {run_as_colab.PYTHON}" in PROJECT["classifiers"]
+
+
+def test_the_documentation_says_when_colab_was_tested_last():
+    (line,) = run_as_colab.LINE.findall(run_as_colab.SAID.read_text())
+    assert re.search(r" on \d{4}-\d\d-\d\d,", line) and f"Python {run_as_colab.PYTHON}." in line
+    assert all(f"{name} {version}" in line for name, version in run_as_colab.COLAB.items())
+
+
+def test_binder_installs_what_is_tested_and_opens_the_first_lesson():
+    requirements, start = ((ROOT / "binder" / name).read_text() for name in ("requirements.txt", "start"))
+    assert "-r ../requirements.lock" in requirements and f"torch=={pins()['torch']}+cpu" in requirements
+    (lesson,) = re.findall(r"/lab/tree/(\S+)", start)
+    assert (ROOT / lesson).is_file() and lesson.startswith("notebooks/00_")
+    assert all(os.access(ROOT / "binder" / name, os.X_OK) for name in ("start", "postBuild"))
+    assert (ROOT / "binder" / "runtime.txt").read_text() == f"python-{python_floor()}\n"
 
 
 @pytest.mark.parametrize("requirements", [CORE, *EXTRAS.values()], ids=["core", *EXTRAS])
@@ -211,3 +225,11 @@ def test_the_published_site_is_the_one_that_the_makefile_makes():
     assert targets == ["install", "reproduce"] and f"torch=={pins()['torch']}" in str(steps)
     (published,) = [step["with"]["path"] for step in steps if "upload-pages" in step.get("uses", "")]
     assert published == "figures/site" and "figures/site/index.html" in README
+
+
+def test_no_notebook_carries_widgets_without_their_state():
+    # GitHub shows nothing of such a notebook, and nbconvert stops at it.
+    folders = [ROOT / name for name in ("notebooks", "tests/golden", "figures/executed")]
+    for path in [path for folder in folders for path in folder.glob("*.ipynb")]:
+        widgets = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("widgets", {})
+        assert all("state" in kind for kind in widgets.values()), path

@@ -152,12 +152,7 @@ def build_classifier(
     checkpoint, all but the head. ValueError for an unknown name, fewer than two classes, or images below
     8 px.
     """
-    check_architecture(architecture)
-    if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}: add another class.")
-    if resolution < SMALLEST_RESOLUTION:
-        remedy = f"resize them to {SMALLEST_RESOLUTION} px or more"
-        raise ValueError(f"images of {resolution} px are too small for {architecture}: {remedy}.")
+    check_images(architecture, num_classes, resolution)
     if asked := library_name(architecture):
         model: nn.Module = load_from_library(asked, num_classes, generator)
     else:
@@ -170,6 +165,16 @@ def build_classifier(
             module.momentum = BATCH_NORM_MOMENTUM
     # A fifth faster on CPUs than the default.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_images(architecture: str, num_classes: int, resolution: int) -> None:
+    """ValueError unless a network of this name can be trained on so many classes of images of this side."""
+    check_architecture(architecture)
+    if num_classes < 2:
+        raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}: add another class.")
+    if resolution < SMALLEST_RESOLUTION:
+        remedy = f"resize them to {SMALLEST_RESOLUTION} px or more"
+        raise ValueError(f"images of {resolution} px are too small for {architecture}: {remedy}.")
 
 
 def check_architecture(architecture: str) -> None:

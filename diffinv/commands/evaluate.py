@@ -113,15 +113,20 @@ def _compare(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     record = {
         **provenance(options=asked(options)),
         "dataset": name,
-        **gain_record(rows, train=train, test=test),
+        **gain_record(rows, train=_used(options, train), test=test),
     }
     write_json(out, record)
     return record, "\n".join([f"{name}:", *gain_report(record), "", f"{out} holds every row.", ""])
 
 
+def _used(options: argparse.Namespace, train: "LabelledImages") -> "LabelledImages":
+    """The real images that a classifier gets; another seed takes others, as many."""
+    count = options.real_per_class
+    return train if count is None else train.per_class(count, seed=options.seed)
+
+
 def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterator[Condition]":
     from diffinv.lessons.profiles import load_profile
-    from diffinv.method.perturbation import require_partners
     from diffinv.studies.grid import Condition
     from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
     from diffinv.synthesizers.real import Real
@@ -137,10 +142,6 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
         override(profile.perturbation, options, "interpolation_weight"),
         profile.sampling,
     )
-    if synthesizer.perturbation.interpolation_weight > 0:  # said before a classifier is trained
-        count = options.real_per_class
-        labels = (train if count is None else train.per_class(count, seed=options.seed)).labels
-        require_partners(labels, labels, train.class_names)
     shared: dict[str, Any] = {
         "training": override(profile.training_for(str(options.folder)), options, "optimiser_steps"),
         # The parser leaves it open, to tell who asks for it in vain.

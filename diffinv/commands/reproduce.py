@@ -14,7 +14,7 @@ def add_to(verbs) -> None:
     add("--profile", default="tiny", help=f"{PROFILES} ({default})")
     add("--only", metavar="01,03", help="the numbers of the notebooks to run (default: all)")
     add("--jobs", type=at_least(1), default=1, metavar="N", help=f"notebooks at a time ({default})")
-    add("--output", type=Path, default=Path("figures"), metavar="DIR", help=default)
+    add("--output", type=Path, metavar="DIR", help="default: figures for tiny, else runs/PROFILE")
     add("--notebooks", type=Path, default=Path("notebooks"), metavar="DIR", help=default)
     add(
         "-p",
@@ -30,10 +30,12 @@ def add_to(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.site:
-        return _site(options)
+    from diffinv.lessons.profiles import load_profile
     from diffinv.reproduce.runner import reproduce
 
+    output = options.output or Path(load_profile(options.profile).output_dir)
+    if options.site:
+        return _site(output, options.notebooks)
     parameters = {}
     for assignment in options.parameter:
         name, equals, value = assignment.partition("=")
@@ -44,26 +46,26 @@ def run(options: argparse.Namespace) -> int:
         options.profile,
         only=options.only.split(",") if options.only else None,
         jobs=options.jobs,
-        output=options.output,
+        output=output,
         parameters=parameters,
         notebooks=options.notebooks,
         force=options.force,
     )
     failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
-    sys.stdout.write(f"{options.output / 'site' / 'index.html'} shows the lessons and their figures.\n")
+    sys.stdout.write(f"{output / 'site' / 'index.html'} shows the lessons and their figures.\n")
     if failed:
         return say(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}.", 1)
     return 0
 
 
-def _site(options: argparse.Namespace) -> int:
+def _site(output: Path, notebooks: Path) -> int:
     from diffinv.reproduce.manifest import Manifest
     from diffinv.reproduce.runner import find_notebooks
     from diffinv.reproduce.site import write_site
 
-    find_notebooks(options.notebooks)  # says so where there are none
-    page = write_site(Manifest(options.output).notebooks, options.output, options.notebooks)
-    if not any((options.output / "executed").glob("*.ipynb")):
+    find_notebooks(notebooks)  # says so where there are none
+    page = write_site(Manifest(output).notebooks, output, notebooks)
+    if not any((output / "executed").glob("*.ipynb")):
         sys.stdout.write("No lesson has run here yet: `diffinv reproduce` adds what their code prints.\n")
     sys.stdout.write(f"{page} shows the lessons and their figures.\n")
     return 0

@@ -117,7 +117,7 @@ def card_record(card: EvaluationCard) -> dict[str, Any]:
 
 
 def card_text(card: EvaluationCard) -> str:
-    """The card for a terminal: the metrics beside those of real images, then the notes."""
+    """The card for a terminal: its verdict, the metrics beside those of real images, then the notes."""
     rows = [
         [row.metric, *(format_value(row.metric, value) for value in (row.synthetic, row.real)), row.better]
         for row in card.metrics.itertuples()
@@ -129,10 +129,42 @@ def card_text(card: EvaluationCard) -> str:
             for row in card.accuracies.itertuples()
         ]
         lines += text_table(["classifiers", "measure", "mean (95 % interval)"], of_sets)
+        lines.append(f"always naming the commonest class would be right for {majority_share(card):.1%}")
     sentences = [] if card.gain is None else [gain_text(card.gain)]
     sentences += [f"- {note}" for note in card.notes]
-    wrapped = [textwrap.fill(said, 80, subsequent_indent="  ", break_long_words=False) for said in sentences]
-    return "\n".join([*lines, "", *wrapped, ""])
+    wrapped = [
+        textwrap.fill(said, 80, subsequent_indent="  " * said.startswith("-"), break_long_words=False)
+        for said in (verdict(card), *sentences)
+    ]
+    return "\n".join([wrapped[0], "", *lines, "", *wrapped[1:], ""])
+
+
+def verdict(card: EvaluationCard) -> str:
+    """The card in a sentence; it tells accuracies apart only if the interval of their difference does."""
+    if card.gain is not None:
+        gain, low, high = (100 * card.gain.iloc[0][name] for name in ("difference", "low", "high"))
+        order = "are more accurate than" if low > 0 else "are less accurate than"
+        if low <= 0 <= high:
+            order = "cannot be told apart in accuracy from"
+        return (
+            f"Classifiers trained on the synthetic images {order} those trained on the real ones: the "
+            f"difference is {gain:+.1f} points, with a 95 % interval from {low:+.1f} to {high:+.1f}."
+        )
+    precision, recall = (card.metrics.set_index("metric").loc[name] for name in ("precision", "recall"))
+    sentence = (
+        f"{precision['synthetic']:.1%} of the synthetic images lie among training images, and "
+        f"{recall['synthetic']:.1%} of the training images lie among synthetic ones"
+    )
+    if card.test is None:
+        return f"{sentence}; there are no test images to compare this with."
+    expected = f"{precision['real']:.1%} and {recall['real']:.1%}"
+    return f"{sentence}; with test images in their place the shares are {expected}."
+
+
+def majority_share(card: EvaluationCard) -> float:
+    """What always naming the commonest class would score: an accuracy has to be compared with it."""
+    judges = card.real if card.test is None else card.test
+    return max(judges.class_counts().values()) / len(judges)
 
 
 def gain_text(gain: pd.DataFrame) -> str:

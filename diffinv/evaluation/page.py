@@ -6,7 +6,7 @@ from typing import Any
 from diffinv.artefacts.pages import render
 from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets import LabelledImages
-from diffinv.evaluation.card import EvaluationCard, format_value, gain_text
+from diffinv.evaluation.card import EvaluationCard, format_value, gain_text, majority_share, verdict
 from diffinv.figures.evaluation import closeness_uri, manifold_uri, strip_uri
 from diffinv.foundation.text import percent
 from diffinv.metrics.copies import Closeness
@@ -30,9 +30,9 @@ def evaluation_page(card: EvaluationCard, *, title: str) -> str:
         Path(__file__).with_suffix(".html"),
         title=title,
         card=card,
-        verdict=_verdict(card),
+        verdict=verdict(card),
         gain=None if card.gain is None else gain_text(card.gain),
-        judges=card.real if card.test is None else card.test,
+        majority=majority_share(card),
         shares=shares,
         manifold=manifold_uri(shares),
         searches=searches,
@@ -41,28 +41,6 @@ def evaluation_page(card: EvaluationCard, *, title: str) -> str:
         interval_of=percent,
         strip_uri=strip_uri,
     )
-
-
-def _verdict(card: EvaluationCard) -> str:
-    """The card in a sentence; it tells accuracies apart only if the interval of their difference does."""
-    if card.gain is not None:
-        gain, low, high = (100 * card.gain.iloc[0][name] for name in ("difference", "low", "high"))
-        order = "are more accurate than" if low > 0 else "are less accurate than"
-        if low <= 0 <= high:
-            order = "cannot be told apart in accuracy from"
-        return (
-            f"Classifiers trained on the synthetic images {order} those trained on the real ones: the "
-            f"difference is {gain:+.1f} points, with a 95 % interval from {low:+.1f} to {high:+.1f}."
-        )
-    precision, recall = (card.metrics.set_index("metric").loc[name] for name in ("precision", "recall"))
-    sentence = (
-        f"{precision['synthetic']:.1%} of the synthetic images lie among training images, and "
-        f"{recall['synthetic']:.1%} of the training images lie among synthetic ones"
-    )
-    if card.test is None:
-        return f"{sentence}; there are no test images to compare this with."
-    expected = f"{precision['real']:.1%} and {recall['real']:.1%}"
-    return f"{sentence}; with test images in their place the shares are {expected}."
 
 
 def _search(

@@ -1,7 +1,7 @@
 """Settings that cannot be honoured are refused in one sentence: the culprit, then the remedy."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -44,6 +44,13 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
     """ValueError that lists the choices, a Literal, unless `value` is one of them."""
     if value not in get_args(choices):
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
+
+
+def check_names(given: Iterable[str], known: Collection[str], whose: str) -> None:
+    """ValueError that lists a notebook's parameters if one of those given is none of them."""
+    if unknown := sorted(set(given) - set(known)):
+        names = ", ".join(known) or 'none: tag one cell "parameters", and assign them there'
+        raise ValueError(f"{whose} has no parameter {unknown[0]!r}: it takes {names}.")
 
 
 def _given(settings: Any, names: Collection[str], hints: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -3,9 +3,12 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+
+_LOG: dict[str, Any] = {"mininterval": 10, "delay": 10, "ascii": True}  # a line every 10 s, none within 10 s
+_NO_REST = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
 
 
 def headless() -> bool:
@@ -13,24 +16,40 @@ def headless() -> bool:
     return os.environ.get("DIFFINV_HEADLESS") == "1" or "PYTEST_CURRENT_TEST" in os.environ
 
 
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook; it has imported IPython already."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
+
+
 def progress(
-    iterable: Iterable[Item], total: int | None = None, desc: str = "", *, enabled: bool = True
+    iterable: Iterable[Item],
+    total: int | None = None,
+    desc: str = "",
+    *,
+    enabled: bool = True,
+    alike: bool = True,
 ) -> Iterator[Item]:
-    """Iterate with a bar: a widget in a live notebook, text in a terminal; headless, a line every 10 s.
+    """Iterate with a bar: a widget in a live notebook, text in a terminal, in a log a line every 10 s.
 
     `tqdm.auto` alone freezes at 0 % in papermill's logs, and a text bar stores one output per refresh;
-    what is done within 10 s leaves no line.
+    what is done within 10 s leaves no line in a log. The bar says how long the rest will take only where the
+    items are `alike`: what some of them took says nothing about the others else.
     """
     if not enabled:
         yield from iterable
         return
-    if headless():
+    how: dict[str, Any] = {"total": total, "desc": desc}
+    if not alike:
+        how["bar_format"] = _NO_REST
+    if headless() or not (_in_notebook() or sys.stderr.isatty()):
         from tqdm import tqdm
 
-        bar = tqdm(iterable, total=total, desc=desc, file=sys.stdout, mininterval=10, delay=10, ascii=True)
+        # A notebook shows on red ground what comes by stderr; elsewhere stdout is for the result.
+        bar = tqdm(iterable, file=sys.stdout if headless() else sys.stderr, **how, **_LOG)
     else:
         from tqdm.auto import tqdm as tqdm_auto
 
-        bar = tqdm_auto(iterable, total=total, desc=desc)
+        bar = tqdm_auto(iterable, **how)
     with bar:
         yield from bar

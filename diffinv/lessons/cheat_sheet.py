@@ -56,7 +56,7 @@ SHEET: dict[str, Sequence[Row]] = {
         Row(
             "encode the image, once",
             r"$z = \mu(x) + \sigma(x)\,\epsilon'$",
-            inversion.updates_of,
+            inversion.inversion_steps,
             ("latents = mean",),
         ),
         Row(
@@ -74,7 +74,7 @@ SHEET: dict[str, Sequence[Row]] = {
         Row(
             "move c, and nothing else",
             r"$c \leftarrow c - \eta\,\mathrm{AdamW}(\partial L / \partial c)$",
-            inversion.updates_of,
+            inversion.inversion_steps,
             ("(gradient,) =", "optimiser.step"),
         ),
     ),

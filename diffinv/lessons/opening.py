@@ -1,13 +1,17 @@
 """What every lesson begins and ends with: settings, model and data in one call, and what the lesson spent."""
 
+import ast
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.figures.style import use_style
+from diffinv.foundation.checks import check_names
 from diffinv.lessons import SPENT
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import load_profile
@@ -87,11 +91,27 @@ def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int
 
     The arguments are the parameters of a lesson: `dataset` is one name or folder, "" those of the profile;
     `model` another checkpoint, and `resolution` the side that it works at. Raises as `load_profile` and
-    `load_diffusion` do.
+    `load_diffusion` do, and for a parameter that papermill was given and the lesson does not have.
     """
+    _refuse_unknown_parameters()
     settings = load_profile(profile).using(model, resolution).for_dataset(dataset)
     use_style()
     diffusion = load_diffusion(
         settings.model, device=settings.device, dtype=settings.torch_dtype, memory=settings.memory_request
     )
     return Lesson(settings, diffusion)
+
+
+def _refuse_unknown_parameters() -> None:
+    """ValueError for a name that papermill was given and that is no parameter: it only warns.
+
+    papermill puts a cell of plain assignments behind the annotated ones of the parameters cell.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = [] if shell is None else shell.user_ns.get("In", [])
+    injected = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters\n")]
+    for declaring, giving in injected[-1:]:
+        declared = [node.target for node in ast.parse(declaring).body if isinstance(node, ast.AnnAssign)]
+        given = [node.targets[0] for node in ast.parse(giving).body if isinstance(node, ast.Assign)]
+        if declared:
+            check_names(map(ast.unparse, given), [*map(ast.unparse, declared)], "this lesson")

@@ -69,6 +69,11 @@ class Profile:
 
     clip: str = "tinysd"  # whose features measure fidelity and diversity
 
+    @property
+    def output_dir(self) -> str:
+        """The folder of figures where none is named; those of `tiny` are the ones that are committed."""
+        return "figures" if self.name == "tiny" else f"runs/{self.name}"
+
     def training_for(self, dataset: str) -> Training:
         """How classifiers of a dataset are trained: mirrored only where that leaves the label true."""
         mirrored = depiction(dataset).flips_keep_label

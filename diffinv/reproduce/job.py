@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from diffinv.foundation.checks import check_names
 from diffinv.lessons import SPENT
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -81,9 +82,7 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
     (papermill would only warn) and for a wrong type.
     """
     declared = declared_parameters(notebook)
-    if unknown := sorted(set(given) - set(declared)):
-        names = ", ".join(declared) or 'none: tag one cell "parameters", and assign them there'
-        raise ValueError(f"{notebook.name} has no parameter {unknown[0]!r}: it takes {names}.")
+    check_names(given, declared, notebook.name)
     return declared | {name: _converted(name, value, declared[name]) for name, value in given.items()}
 
 

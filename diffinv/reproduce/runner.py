@@ -31,13 +31,14 @@ def reproduce(
     profile: str = "tiny",
     only: Iterable[str] | None = None,
     jobs: int = 1,
-    output: str | Path = "figures",
+    output: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
     notebooks: str | Path = "notebooks",
     force: bool = False,
 ) -> list[Outcome]:
     """Run the numbered notebooks and collect their figures, a manifest and a site in `output`.
 
+    None stands for the profile's own folder, so that no trial run writes over the figures that are committed.
     A notebook whose figures are up to date is left alone unless `force`; one that fails is reported, its
     partial copy kept in `output/executed`, and the others still run. A notebook with a parameter
     `results_dir` reads what the others wrote: it gets `output` as that folder, and starts when all others
@@ -49,8 +50,8 @@ def reproduce(
     for name, option in (("profile", "--profile"), ("output_dir", "--output"), ("results_dir", "--output")):
         if name in (parameters or {}):
             raise ValueError(f"the parameter {name!r} is set by the runner: use {option} for it.")
-    notebooks, output = Path(notebooks), Path(output).resolve()
-    settings, paths = load_profile(profile), find_notebooks(notebooks, only)
+    settings, notebooks = load_profile(profile), Path(notebooks)
+    output, paths = Path(output or settings.output_dir).resolve(), find_notebooks(notebooks, only)
     given = {"profile": profile, **(parameters or {})}
     chosen = [_job(path, output, given, settings.time_limit_seconds) for path in paths]
     keys = {job.name: _key(job) for job in chosen}

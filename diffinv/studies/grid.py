@@ -12,6 +12,7 @@ import pandas as pd
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.artefacts.writing import claimed, read_cached_json, write_cached_json
+from diffinv.classifiers.architectures import check_images
 from diffinv.classifiers.libraries import checkpoint_key
 from diffinv.classifiers.training import Classifier, Training, train_classifier
 from diffinv.datasets import LabelledImages
@@ -100,6 +101,7 @@ def accuracy_scores(
     """
     if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
         raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
+    check_images(training.architecture, test.num_classes, test.resolution)
     cells = [(name, seed) for name in sets for seed in seeds]
     computed = _each_cached(
         _cache_of("accuracy_scores", cache_dir),
@@ -149,7 +151,7 @@ def _each_cached(
     """
     wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
     cells, mine = {}, own(list(wanted))
-    for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress):
+    for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress, alike=False):
         cell = read_cached_json(path)
         if cell is None or not cell.keys() >= set(needed):
             with only_part(None):  # a cell needs all of its samples
@@ -215,8 +217,9 @@ def _check(
         found = ", ".join(str(number) for number in sorted(steps))
         raise ValueError(f"the conditions train for {found} optimiser_steps: give all the same number.")
     check_alike(training=train, test=test)
-    # Each request once, and before the first classifier is trained.
-    requests = dict.fromkeys((each.real_per_class, each.images_per_real) for each in conditions)
-    for count, images_per_real in requests:
+    for condition in conditions:
+        check_images(condition.training.architecture, train.num_classes, train.resolution)
+        count = condition.real_per_class
         real = train if count is None else train.per_class(count, seed=seeds[0])
-        check_request(real, images_per_real)
+        check = getattr(condition.synthesizer, "check", check_request)  # of its own, where it has more to ask
+        check(real, condition.images_per_real)

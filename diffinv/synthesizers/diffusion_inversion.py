@@ -79,11 +79,7 @@ class DiffusionInversion:
             raise ValueError("there are no real images to invert; give them, or use from_store.")
         if real is None and self.sampling.strength < 1:
             raise ValueError(f"strength is {self.sampling.strength} and needs the real images: give them.")
-        check_request(originals, images_per_real)
-        prepare_scheduler(self.diffusion, self.sampling)
-        if self.perturbation.interpolation_weight > 0:
-            labels = np.asarray(originals.labels)
-            require_partners(labels, labels, originals.class_names)
+        self.check(originals, images_per_real)
         store = self._vectors(real)
         sampling = replace(self.sampling, resolution=store.resolution)
         updates = store.provenance["settings"]["steps_per_image"] * len(store)
@@ -100,6 +96,17 @@ class DiffusionInversion:
 
         request = {"images_per_real": images_per_real, "seed": seed}
         return synthesize(originals, draw, self.describe(), **request, stages=stages)
+
+    def check(self, real: Originals, images_per_real: int) -> None:
+        """Refuse, as a call does, what could not be carried out; nothing is learned or drawn."""
+        check_request(real, images_per_real)
+        prepare_scheduler(self.diffusion, self.sampling)
+        if self.store is None:
+            assert isinstance(real, LabelledImages)
+            self.diffusion.check_resolution(self.sampling.resolution or real.resolution)
+        if self.perturbation.interpolation_weight > 0:
+            labels = np.asarray(real.labels)
+            require_partners(labels, labels, real.class_names)
 
     def _vectors(self, real: LabelledImages | None) -> EmbeddingStore:
         if self.store is not None:

@@ -301,9 +301,11 @@ def test_a_store_of_another_checkpoint_is_refused(folder, tiny_checkpoint, tmp_p
 def test_evaluate_compares_three_training_sets(folder, tiny_checkpoint, tmp_path, capsys):
     report = tmp_path / "report.json"
     arguments = ["--profile", "smoke", "--model", str(tiny_checkpoint), "--images-per-real", "2"]
+    arguments += ["--real-per-class", "2"]
     assert main(["evaluate", str(folder), *arguments, "--out", str(report)]) == 0
     table = capsys.readouterr().out
     record = json.loads(report.read_text())
+    assert sum(record["images"]["train"].values()) == record["results"][0]["training_images"]
     real, synthetic, both = record["results"]
     assert [row["trained_on"] for row in record["results"]] == ["real", "synthetic", "real + synthetic"]
     assert synthetic["training_images"] == 2 * real["training_images"]

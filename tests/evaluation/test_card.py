@@ -186,6 +186,7 @@ def test_accuracy_is_that_of_classifiers_trained_on_the_set(real, synthetic, tes
     assert found["balanced accuracy"] == pytest.approx(found.by_class["accuracy"].mean())
     assert f"{found['accuracy']:.1%}" in card_text(found) and "points" in card_text(found)
     assert max(map(len, card_text(found).splitlines())) <= 80
+    assert f"would be right for {max(counts) / sum(counts):.1%}" in card_text(found)
     page = Page(evaluation_page(found, title="any")).words
     for row in found.accuracies.itertuples():
         assert percent(row.mean, row.low, row.high) in page and percent(
@@ -305,6 +306,10 @@ def test_the_verdict_without_accuracies_compares_with_test_images(card):
     honest = card.metrics.set_index("metric")["real"]
     assert f"{card['precision']:.1%} of the synthetic images lie among training images, and " in words
     assert f"the shares are {honest['precision']:.1%} and {honest['recall']:.1%}." in words
+    on_a_terminal = " ".join(card_text(card).split())
+    assert on_a_terminal.startswith(
+        f"{card['precision']:.1%} of the synthetic images lie among training images"
+    )
 
 
 def test_a_page_without_test_images_and_of_large_images(real):

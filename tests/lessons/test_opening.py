@@ -1,7 +1,9 @@
 """Every lesson opens in one call, takes each dataset's own settings, and says what it spent."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from diffinv.lessons import SPENT, methods, profiles
@@ -54,3 +56,29 @@ def test_what_was_spent_counts_the_images_that_went_through_the_unet():
     shown = lesson.spent._repr_mimebundle_()
     assert shown[SPENT] == {"unet_images": 6}
     assert "6 images went through the U-Net, 3 of them with a gradient" in shown["text/plain"]
+
+
+@pytest.mark.parametrize(
+    "given, refused",
+    [("profile = 'smoke'", None), ("profile = 'smoke'\nsead = 3", "no parameter 'sead'.*profile, seed")],
+)
+def test_a_misspelt_parameter_is_refused_that_papermill_only_warns_of(monkeypatch, given, refused):
+    cells = [
+        "",
+        "import sys",
+        'profile: str = "tiny"  # how much\nseed: int = 0  # of all',
+        f"# Parameters\n{given}",
+    ]
+    shell = SimpleNamespace(user_ns={"In": [*cells, "lesson = opening(profile)"]})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    if refused is None:
+        opening("smoke")
+    else:
+        with pytest.raises(ValueError, match=refused):
+            opening("smoke")
+
+
+def test_no_trial_run_writes_over_the_figures_that_are_committed():
+    folders = {name: profile.output_dir for name, profile in profiles.PROFILES.items()}
+    assert folders.pop("tiny") == "figures" and folders["smoke"] == "runs/smoke"
+    assert len(set(folders.values())) == len(folders)

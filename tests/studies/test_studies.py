@@ -16,9 +16,12 @@ from scipy import special, stats
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import LabelledImages
+from diffinv.method.perturbation import Perturbation
+from diffinv.method.sampling import Sampling
 from diffinv.studies import grid as studies
 from diffinv.studies.grid import Condition
 from diffinv.studies.statistics import holm, paired_difference, summarise
+from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 from diffinv.synthesizers.real import Real
 
 QUICK = Training(
@@ -300,11 +303,29 @@ def test_unfair_studies_are_refused_in_one_sentence(toy_images):
         (few, (0, 0), "no new evidence"),
         (few, (), "at least one condition and one seed"),
         ([replace(few[0], with_real=True)], (0,), "drop with_real"),
+        ([replace(few[0], images_per_real=-3)], (0,), "images_per_real is -3"),
     ]:
         with pytest.raises(ValueError, match=words):
             run(conditions, toy_images, seeds=seeds)
     with pytest.raises(ValueError, match='axis "seed"'):
         replace(few[0], axes={"seed": 1})
+
+
+def test_what_a_later_condition_cannot_do_is_refused_before_the_first_training(
+    toy_images, tiny_diffusion, monkeypatch
+):
+    monkeypatch.setattr(studies, "train_classifier", lambda *_, **__: pytest.fail("it has begun to train"))
+    first, single = grid()[0], {"real_per_class": 1}
+    mixing = DiffusionInversion(tiny_diffusion, perturbation=Perturbation(interpolation_weight=0.3))
+    odd = DiffusionInversion(tiny_diffusion, sampling=Sampling(resolution=17))
+    small = toy_images.resize(7)
+    for later, images, words in [
+        (replace(first, synthesizer=mixing, **single), toy_images, "no partner to interpolate with"),
+        (replace(first, synthesizer=odd), toy_images, "resolution 17 does not suit"),
+        (first, small, "images of 7 px are too small"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            studies.run_study([first, later], train=images, test=images, seeds=(0,))
 
 
 def test_holms_correction_steps_down_and_leaves_a_single_comparison_alone():
