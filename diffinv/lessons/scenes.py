@@ -141,7 +141,8 @@ class Scene:
     def map(self) -> Any:
         """The map of the vectors: a click on an image shows its `detail`."""
         names = [self.name(image) for image in range(len(self.real))]
-        pale = [mpl.colors.to_hex(0.5 + np.array(mpl.colors.to_rgb(each)) / 2) for each in self.colours]
+        whole = map(mpl.colors.to_rgb, self.colours)
+        pale = [mpl.colors.to_hex((0.5 + r / 2, 0.5 + g / 2, 0.5 + b / 2)) for r, g, b in whole]
         return explore_map(self.overview(), self.places[0], names, pale, self.detail)
 
     def _draw(self, vectors: torch.Tensor, sampling: Sampling, streams: list) -> np.ndarray:
