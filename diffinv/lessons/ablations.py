@@ -80,8 +80,11 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
     yield Comparison("(i) from the mean vector or the empty string?", guided(scale), from_empty)
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
-        there, few = {**steered, "sampling.resolution": native, **steps}, counts.number_grid[0]
-        from_mean = _changed(replace(base, images_per_real=few), f"mean, {native} px", there)
+        there = {**steered, "sampling.resolution": native, **steps}
+        few = replace(
+            fewer, images_per_real=counts.number_grid[0]
+        )  # an update there takes several times as long
+        from_mean = _changed(few, f"mean, {native} px", there)
         from_empty = _changed(from_mean, f"empty string, {native} px", empty)
         yield Comparison(f"(i) the same at {native} px?", from_mean, from_empty)
     from_class = _changed(base, "class mean", {**steered, "perturbation.unconditional": "class_mean"})
