@@ -2,7 +2,8 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,6 +35,30 @@ def device_name(device: torch.device) -> str:
     threads = torch.get_num_threads()
     words = f"{threads} thread{'s' if threads > 1 else ''}"
     return f"{device.type} {platform.processor() or platform.machine()}, {words}"
+
+
+class LoadedAgain:
+    """A model that is pickled as the call that loaded it: other processes read the weights themselves."""
+
+    name: str
+    fingerprint: Any
+    origin: Callable[[], Any] | None = None  # the call, which a loader sets
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise ValueError(
+                f"the model {self.name!r} was made in memory, where workers cannot load it: save it, and load "
+                "it from there, or leave the engine out."
+            )
+        return _load_again, (self.origin, self.name, self.fingerprint)
+
+
+def _load_again(origin: Callable[[], Any], name: str, fingerprint: str) -> Any:
+    model = origin()
+    if model.fingerprint != fingerprint:
+        where = f"the worker on {socket.gethostname()}"
+        raise ValueError(f"{where} has other weights as {name!r}: copy the same checkpoint to all machines.")
+    return model
 
 
 def weights_fingerprint(model: Any) -> str:

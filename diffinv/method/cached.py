@@ -2,21 +2,31 @@
 
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffinv.artefacts.engine import Engine, on_engine
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.parts import end_of_part, groups_of, own
-from diffinv.artefacts.tensors import read_header, read_tensors, tensor_bytes
-from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
+from diffinv.artefacts.rows import RowsOnDisk, pick
+from diffinv.artefacts.tensors import read_header, read_rows, read_tensors, tensor_bytes
+from diffinv.artefacts.writing import (
+    ArtefactError,
+    claimed,
+    provenance,
+    read_cached_json,
+    write_atomically,
+    write_cached_json,
+)
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -38,17 +48,19 @@ def invert(
     *,
     cache_dir: Path | None = None,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> EmbeddingStore:
     """Learn, or take from the cache, the vectors of every image.
 
     The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if
     they start from it); to float tolerance, not on the other images. Each finished group of `batch_size`
-    images is cached at once: an interrupted run loses one group, and a subset of the images is free.
-    Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
+    images is cached at once: an interrupted run loses one group, and a subset of the images is free. An
+    `engine` shares the groups among its workers (`artefacts.engine`). Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
     """
     settings = settings or Inversion()
-    last = settings.steps_per_image
-    return inversion_path(diffusion, real, settings, (last,), cache_dir=cache_dir, progress=progress)[last]
+    last = (settings.steps_per_image,)
+    how: dict[str, Any] = {"cache_dir": cache_dir, "progress": progress, "engine": engine}
+    return inversion_path(diffusion, real, settings, last, **how)[last[0]]
 
 
 def inversion_path(
@@ -59,6 +71,7 @@ def inversion_path(
     *,
     cache_dir: Path | None = None,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> dict[int, EmbeddingStore]:
     """The vectors of every image after each of these numbers of updates, learned in one go.
 
@@ -68,6 +81,17 @@ def inversion_path(
     check_invertible(diffusion, real, settings)
     if not updates or min(updates) < 1:
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
+    return on_engine(engine, _path, diffusion, real, settings, updates, cache_dir, progress)
+
+
+def _path(
+    diffusion: FrozenDiffusion,
+    real: LabelledImages,
+    settings: Inversion,
+    updates: Sequence[int],
+    cache_dir: Path | None,
+    progress: bool,
+) -> dict[int, EmbeddingStore]:
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
     longest = stops[max(stops)]
     caches, model = {}, (RECIPE, diffusion.fingerprint, str(diffusion.dtype))
@@ -115,18 +139,17 @@ class InversionCache:
     ) -> None:
         self.record = record
         self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
-        self._places: dict[str, tuple[Path, int, float | None]] = {}  # shard, row in it, seconds of the image
-        self._seen: set[Path] = set()
+        self._places: dict[str, tuple[Path, int]] = {}  # shard, and row in it
+        self._sizes: dict[Path, int] = {}
         self._intact: set[Path] = set()
         self.look()
 
     def look(self) -> None:
         """Take in the shards that were written since the last look, by this process or another."""
-        for path in sorted(set(self.folder.glob("*.safetensors")) - self._seen):
-            self._seen.add(path)
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._sizes.keys()):
+            self._sizes[path] = 0
             with self._relearning(path):
-                header = read_header(path)
-                self._register(path, header["keys"], header.get("seconds"))
+                self._register(path, read_header(path)["keys"])
 
     def __contains__(self, key: str) -> bool:
         path = self._places[key][0] if key in self._places else None
@@ -152,38 +175,51 @@ class InversionCache:
         losses: Float[Tensor, " image"],
         seconds: float,
     ) -> None:
-        """Keep the vectors of one group, and the time that learning them took."""
+        """Keep the vectors of one group and, beside them, what learning them took, which differs each time."""
         path = self.folder / f"{content_key(list(keys))}.safetensors"
         tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
-        header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
+        write_cached_json(path.with_suffix(".json"), {"seconds": seconds, "provenance": self.record})
         with write_atomically(path) as file:
-            file.write(tensor_bytes(tensors, header))
-        self._register(path, keys, seconds)
+            file.write(tensor_bytes(tensors, {"keys": list(keys)}))
+        self._register(path, keys)
 
     def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
         """The vectors of these images, each under its key; KeyError if one is not there."""
-        rows_of, places = defaultdict(list), [self._places[key] for key in keys]
-        for position, (path, row, _) in enumerate(places):
-            rows_of[path].append((position, row))
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for path, rows in rows_of.items():
-            shard, _ = read_tensors(path)
-            found |= {at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows}
-        known = [share for *_, share in places if share is not None]
-        seconds = round(sum(known), 3) if len(known) == len(keys) else None
+        paths = list(dict.fromkeys(self._places[key][0] for key in keys))
+        number = {path: at for at, path in enumerate(paths)}
+        found = [self._places[key] for key in keys]
+        places = np.array([number[path] for path, _ in found]), np.array([row for _, row in found])
+        first, sizes = read_rows(paths[0], ("embeddings",), [0]), [self._sizes[path] for path in paths]
+        how: dict[str, Any] = {"places": places, "wrap": torch.from_numpy}
+        vectors, losses = (
+            RowsOnDisk(partial(_read, name), paths, sizes, shape, np.float32, **how)
+            for name, shape in (("embeddings", first["embeddings"].shape[1:]), ("losses", ()))
+        )
+        used = np.bincount(places[0], minlength=len(paths))
+        shares = [self._seconds(path) * use / size for path, use, size in zip(paths, used, sizes, strict=True)]
+        seconds = float(np.sum(shares))
         return EmbeddingStore(
-            embeddings=torch.stack([found[at][0] for at in range(len(keys))]),
+            embeddings=pick(vectors, range(len(keys))),
             labels=torch.tensor(real.labels, dtype=torch.int64),
             class_names=real.class_names,
             ids=real.ids,
-            losses=torch.stack([found[at][1] for at in range(len(keys))]),
-            provenance={**self.record, "learning_seconds": seconds},
+            losses=losses[:],
+            provenance={**self.record, "learning_seconds": None if np.isnan(seconds) else round(seconds, 3)},
         )
 
-    def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
-        share = None if seconds is None else seconds / len(keys)
+    def _seconds(self, path: Path) -> float:
+        # Earlier versions kept them in the shard itself, and still earlier ones nowhere.
+        about = read_cached_json(path.with_suffix(".json")) or read_header(path)
+        return about.get("seconds") or np.nan
+
+    def _register(self, path: Path, keys: Sequence[str]) -> None:
+        self._sizes[path] = len(keys)
         for row, key in enumerate(keys):
-            self._places.setdefault(key, (path, row, share))
+            self._places.setdefault(key, (path, row))
+
+
+def _read(name: str, path: Path, rows: Sequence[int] | None) -> np.ndarray:
+    return (read_tensors(path)[0] if rows is None else read_rows(path, (name,), rows))[name].numpy()
 
 
 def learn_missing(
@@ -206,7 +242,13 @@ def learn_missing(
     def lacking(group: Sequence[int]) -> list[int]:
         return [index for index in group if any(keys[index] not in cache for cache in caches.values())]
 
-    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, own(groups)) if g}
+    def any_lacks() -> bool:
+        for cache in caches.values():
+            cache.look()
+        return any(map(lacking, groups))
+
+    mine = own(groups, sum(map(bool, map(lacking, groups))))
+    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, mine) if g}
 
     def steps() -> Iterator[None]:
         for path in claimed(missing):
@@ -231,7 +273,7 @@ def learn_missing(
 
     for _ in progress_bar(steps(), len(missing) * max(caches), desc, enabled=progress and bool(missing)):
         pass
-    end_of_part(groups)
+    end_of_part(groups, any_lacks)
 
 
 def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from diffinv.foundation.networks import hash_weights, usable_device
+from diffinv.foundation.networks import LoadedAgain, hash_weights, usable_device
 from diffinv.models.checkpoint import (
     COMPONENTS,
     NETWORKS,
@@ -56,7 +56,7 @@ class NetworkCalls:
     with_gradient: int = 0
 
 
-class FrozenDiffusion:
+class FrozenDiffusion(LoadedAgain):
     """The model of the paper's section 3, every weight frozen: E, D, eps_theta and c_theta.
 
     `latents` are always scaled (the U-Net's units), `images` are uint8 arrays, height x width x RGB.
@@ -261,13 +261,17 @@ def load_diffusion(
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
     pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
     check_parts(str(name), pipeline)
+    how = {"dtype": dtype, "revision": revision, "config": config, "memory": memory}
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)
-    return FrozenDiffusion(
+    diffusion = FrozenDiffusion(
         **{part: getattr(pipeline, part) for part in COMPONENTS},
         name=path.name if Path(name).exists() else str(name),
         device=device,
         dtype=dtype,
         memory=memory,
     )
+    # Not the number of the GPU: another process may see others.
+    diffusion.origin = partial(load_diffusion, name, device=device.type, **how)
+    return diffusion

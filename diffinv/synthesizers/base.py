@@ -163,11 +163,12 @@ def synthesize(
     folder = default_cache_dir() / "samples" / key
     rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
     made: dict[Path, _Shard] = {}
-    mine = own(list(rows_of))
+    paths = list(rows_of)
+    mine = own(paths, _lacking(paths))
     for path in progress(claimed(mine), total=len(mine), desc="samples"):
         rows = slice(rows_of[path].start, rows_of[path].stop)
         made[path] = _cached_shard(path, real, draw, sources[rows], copies[rows])
-    end_of_part(list(rows_of))
+    end_of_part(paths, lambda: _lacking(paths) > 0)
     shards = [made[path] for path in rows_of]
     record = sample_record(
         real,
@@ -180,6 +181,10 @@ def synthesize(
         **more,
     )
     return labelled(real, np.concatenate([shard.images for shard in shards]), sources, copies, record)
+
+
+def _lacking(paths: Sequence[Path]) -> int:
+    return sum(not path.exists() for path in paths)
 
 
 class _Shard(NamedTuple):
