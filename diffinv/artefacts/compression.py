@@ -50,7 +50,7 @@ def own_and_shared(shard: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Te
 def packed_shards(vectors: Any, codec: str, size: int) -> Iterator[dict[str, Tensor]]:
     """The tensors of one shard after the other, of so many images each; of no image there is one shard.
 
-    Vectors on disk are read as they are needed, unless the codec learns from all of them. ValueError as `pack`.
+    Vectors on disk are read as they are needed, unless the codec learns from all. ValueError as for `pack`.
     """
     starts = range(0, max(len(vectors), 1), size)
     if _kind(codec)[0] in ("pca", "pq"):

@@ -58,8 +58,8 @@ class Engine:
     """Who shares a call's work: processes of this machine ("local"), or actors of Ray; ValueError if absent.
 
     `workers` is their number, 0 for one per GPU or core, or for "local" on a GPU just one. `address` says
-    where Ray's cluster is, such as "auto"; None = one of this machine alone. `gpus` says whether each worker of
-    Ray takes a GPU; None = if there is one here.
+    where Ray's cluster is, such as "auto"; None = one of this machine alone. `gpus` says whether each worker
+    of Ray takes a GPU; None = if there is one here.
     """
 
     name: str = "local"
@@ -127,9 +127,9 @@ def on_engine(
     """
     with using(engine):
         chosen = _ENGINE.get()
-        if chosen is True:
-            chosen = Engine.parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else False
-        if chosen is False or in_part():
+        if chosen is True and os.environ.get(VARIABLE):
+            chosen = Engine.parse(os.environ[VARIABLE])
+        if isinstance(chosen, bool) or in_part():
             return function(*args, **kwargs)
         _ENGINE.set(False)  # what the function calls is done here
         try:
@@ -203,12 +203,13 @@ def _shared_place(work: Work) -> Iterator[Place]:
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)
     folder.mkdir(parents=True)
-    with FileLock(folder.with_suffix(".lock"), mode=0o666) as lock:
+    held = folder.with_suffix(".lock")
+    with FileLock(held, mode=0o666):
         try:
             yield Place(os.getcwd(), str(cache), str(_write_work(work, folder)))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            held.unlink(missing_ok=True)
 
 
 class _Pickler(pickle.Pickler):
@@ -219,14 +220,14 @@ class _Pickler(pickle.Pickler):
         self.folder, self.files = folder, 0
 
     def persistent_id(self, obj: Any) -> tuple[str, str] | None:
-        kind = "tensor" if isinstance(obj, torch.Tensor) and obj.device.type == "cpu" else "array"
-        if not isinstance(obj, torch.Tensor | np.ndarray) or obj.nbytes < LARGE or obj.dtype == torch.bfloat16:
+        tensor = isinstance(obj, torch.Tensor) and obj.device.type == "cpu" and obj.dtype != torch.bfloat16
+        if not (tensor or isinstance(obj, np.ndarray)) or obj.nbytes < LARGE:
             return None
         name = f"{self.files}.npy"
         self.files += 1
         with write_atomically(self.folder / name) as file:
-            np.save(file, obj.detach().numpy() if kind == "tensor" else obj, allow_pickle=False)
-        return kind, name
+            np.save(file, obj.detach().numpy() if isinstance(obj, torch.Tensor) else obj, allow_pickle=False)
+        return "tensor" if tensor else "array", name
 
 
 class _Unpickler(pickle.Unpickler):
@@ -271,7 +272,7 @@ def _in_processes(place: Place, workers: int, parts: Sequence[Part]) -> Iterator
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
-            with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+            with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
                 futures = {pool.submit(_placed, place, part): part for part in left}
                 try:
                     for future in as_completed(futures):
@@ -292,9 +293,10 @@ def _in_processes(place: Place, workers: int, parts: Sequence[Part]) -> Iterator
                 os.environ["OMP_NUM_THREADS"] = before
 
 
-def _end_with_parent() -> None:
-    """End this process with that which started it, however that dies: nobody would collect its work."""
+def end_with_parent() -> None:
+    """End this process with that which started it, however that dies."""
 
+    # kill -9 leaves the parent no time to stop us; without this, we would go on beside its successor.
     def watch() -> None:
         if parent := parent_process():
             wait([parent.sentinel])
@@ -333,20 +335,20 @@ def _on_ray(place: Place, engine: Engine) -> Iterator[tuple[Part, Any]]:
     ours = not ray.is_initialized()
     if ours:
         init: Any = ray.init
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if engine.address is None:  # the dashboard is for a cluster that starts here
+            how["include_dashboard"] = False
         try:
-            # The dashboard is for a cluster that starts here.
-            init(engine.address or "local", **quiet, **({} if engine.address else {"include_dashboard": False}))
+            init(engine.address or "local", **how)
         except Exception as error:  # just that is what Ray raises where its processes do not come up
             if engine.address is None:
                 raise EngineError(f"Ray could not be started here: {error}") from error
             raise _nobody_at(engine.address) from error
     try:
-        workers, parts = engine.workers, []
         kind = "GPU" if engine.takes_gpus else "CPU"
         there = int(ray.cluster_resources().get(kind, 0))
-        if not 1 <= (workers := workers or there) <= there:  # Ray would wait for more for ever
-            raise ValueError(f"Ray's cluster has {there} {kind}s for {workers} workers: start fewer of these.")
+        if not 1 <= (workers := engine.workers or there) <= there:  # Ray would wait for more for ever
+            raise ValueError(f"Ray's cluster has {there} {kind}s for {workers} workers: start fewer of them.")
         parts = _parts(workers)
         yield from progress(_by_actors(place, workers, parts, kind == "GPU"), len(parts), "parts")
     finally:
@@ -362,7 +364,8 @@ def _by_actors(place: Place, workers: int, parts: list[Part], gpus: bool) -> Ite
     actor = actor.options(max_restarts=RESTARTS, max_task_retries=RESTARTS, num_cpus=1, num_gpus=int(gpus))
     actors = [actor.remote(place) for _ in range(workers)]
     doing: dict[Any, tuple[Part | None, Any]] = {each.enter.remote(): (None, each) for each in actors}
-    waiting, idle, entered = list(parts), [], 0
+    idle: list[Any] = []
+    waiting, entered = list(parts), 0
     while waiting or doing:
         while waiting and idle:
             part, own = waiting.pop(0), idle.pop(0)

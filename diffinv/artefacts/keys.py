@@ -36,9 +36,9 @@ def default_cache_dir() -> Path:
 def content_key(*parts: Any) -> str:
     """The first 20 hex digits of the SHA-256 of `parts`, the same on every platform and in every process.
 
-    Takes str, int, float, bool, None, Path, numpy arrays and scalars, `Streamed`, and dataclasses, lists, tuples and
-    mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys does not
-    count, nor does a field of `ABSENT_AT_DEFAULT` that has its default. TypeError otherwise.
+    Takes str, int, float, bool, None, Path, numpy arrays and scalars, `Streamed`, and dataclasses, lists,
+    tuples and mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys
+    does not count, nor does a field of `ABSENT_AT_DEFAULT` that has its default. TypeError otherwise.
     """
     canonical = json.dumps(_canonical(parts), separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
@@ -55,10 +55,11 @@ def _canonical(part: Any) -> Any:
     if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":
         part = Streamed(part.dtype, part.shape, [part])
     if isinstance(part, Streamed):
-        kind, digest = part.dtype.newbyteorder("<"), hashlib.sha256()
+        stored: np.dtype = part.dtype.newbyteorder("<")
+        digest = hashlib.sha256()
         for piece in part.pieces:
-            digest.update(np.ascontiguousarray(piece, dtype=kind).reshape(-1).view(np.uint8).data)
-        return ["array", kind.str, list(part.shape), digest.hexdigest()]
+            digest.update(np.ascontiguousarray(piece, dtype=stored).reshape(-1).view(np.uint8).data)
+        return ["array", stored.str, list(part.shape), digest.hexdigest()]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         counting = [field for field in dataclasses.fields(part) if not _absent(part, field)]
         fields = [[field.name, _canonical(getattr(part, field.name))] for field in counting]

@@ -64,7 +64,8 @@ class _Mode:
     asking: bool = False
 
 
-_MODE: ContextVar[_Mode] = ContextVar("mode", default=_Mode())
+_WHOLE = _Mode()
+_MODE: ContextVar[_Mode] = ContextVar("mode", default=_WHOLE)
 
 
 @contextmanager

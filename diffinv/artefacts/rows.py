@@ -1,4 +1,4 @@
-"""Arrays larger than memory: rows that lie in many files behind one index, and are read as they are needed."""
+"""Arrays larger than memory: rows in many files behind one index, read as they are needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ class RowsOnDisk:
         self,
         read: Read,
         pieces: Sequence[Any],
-        sizes: Sequence[int],
+        sizes: Sequence[int] | np.ndarray,
         shape: Sequence[int],
         dtype: Any,
         *,
@@ -54,7 +54,9 @@ class RowsOnDisk:
 
     def __getitem__(self, index: Any) -> Any:
         """Read rows: one by its number, or those of a slice, a sequence of numbers or a mask."""
-        positions = np.arange(len(self))[np.asarray(index) if isinstance(index, list | tuple | Tensor) else index]
+        positions = np.arange(len(self))[
+            np.asarray(index) if isinstance(index, list | tuple | Tensor) else index
+        ]
         found = self.wrap(self._rows(np.atleast_1d(positions)))
         return found[0] if np.ndim(positions) == 0 else found
 

@@ -15,8 +15,8 @@ def add_parts(verb: argparse.ArgumentParser, *, shard: bool = True, stages: bool
     """Add how the work is shared; of work in stages, one has to be done before parts of the next are made."""
     add = verb.add_argument_group("sharing the work").add_argument
     if shard:
-        again = "in stages: run all of them again until none has work, and" if stages else "after all of them,"
-        add("--shard", metavar="K/N", help=f"make part K of N; {again} run without --shard")
+        then = "once for each stage, at last" if stages else "after all of them,"
+        add("--shard", metavar="K/N", help=f"make part K of N; {then} run without --shard")
     add("--engine", metavar="NAME", help="local (processes of this machine) or ray (a cluster)")
     add("--workers", type=at_least(1), metavar="N", help="default: one per GPU, else one per core")
     add("--ray-address", metavar="ADDRESS", help="such as auto (default: a cluster of this machine alone)")
@@ -40,8 +40,9 @@ def run_shared(options: argparse.Namespace) -> int:
         try:
             code = options.verb(options)
         except PartDone as done:
-            last = "at last" if not options.stages else "then all parts again for the next stage; at last"
-            sys.stdout.write(f"part {part} is done: {done.files} files in the cache; {last} run without --shard.\n")
+            then = "run all parts again for the next stage, at last one" if options.stages else "at last run"
+            made = f"part {part} is done: {done.files} files in the cache"
+            sys.stdout.write(f"{made}; {then} without --shard.\n")
             return 0
     if not options.stages:
         raise ValueError("this command has no parts: leave --shard out.")

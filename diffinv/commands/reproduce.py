@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from diffinv.commands.options import PROFILES, at_least
+from diffinv.commands.parts import add_parts, chosen_engine
 from diffinv.foundation.errors import say
 
 
@@ -25,13 +26,14 @@ def add_to(verbs) -> None:
         help="set a notebook parameter",
     )
     add("--force", action="store_true", help="run also what is up to date")
+    add_parts(verb, shard=False)
     verb.set_defaults(verb=run)
 
 
 def run(options: argparse.Namespace) -> int:
     from diffinv.reproduce.runner import reproduce
 
-    parameters = {}
+    parameters, engine = {}, chosen_engine(options)
     for assignment in options.parameter:
         name, equals, value = assignment.partition("=")
         if not (name and equals):
@@ -45,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         parameters=parameters,
         notebooks=options.notebooks,
         force=options.force,
+        engine=None if engine is None else str(engine),
     )
     failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
     sys.stdout.write(f"{options.output / 'index.html'} shows the figures.\n")

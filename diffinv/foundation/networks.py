@@ -47,7 +47,7 @@ class LoadedAgain:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:
             raise ValueError(
-                f"the model {self.name!r} was made in memory, where workers cannot load it: save it, and load "
+                f"the model {self.name!r} was made in memory, where workers cannot load it: save it and load "
                 "it from there, or leave the engine out."
             )
         return _load_again, (self.origin, self.name, self.fingerprint)

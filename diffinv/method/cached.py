@@ -1,32 +1,18 @@
 """Stage 1 through the cache: vectors that were learned once are not learned again."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from diffinv.artefacts.engine import Engine, on_engine
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.parts import end_of_part, groups_of, own
-from diffinv.artefacts.rows import RowsOnDisk, pick
-from diffinv.artefacts.tensors import read_header, read_rows, read_tensors, tensor_bytes
-from diffinv.artefacts.writing import (
-    ArtefactError,
-    claimed,
-    provenance,
-    read_cached_json,
-    write_atomically,
-    write_cached_json,
-)
+from diffinv.artefacts.vectors import VectorCache
+from diffinv.artefacts.writing import claimed, provenance
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -55,7 +41,8 @@ def invert(
     The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if
     they start from it); to float tolerance, not on the other images. Each finished group of `batch_size`
     images is cached at once: an interrupted run loses one group, and a subset of the images is free. An
-    `engine` shares the groups among its workers (`artefacts.engine`). Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
+    `engine` shares the groups among its workers (`artefacts.engine`). Raises ValueError for an unsuitable
+    resolution and InversionDiverged for a loss that is not finite.
     """
     settings = settings or Inversion()
     last = (settings.steps_per_image,)
@@ -99,7 +86,7 @@ def _path(
         # The batch size is no part of the key: it does not change the vectors.
         recipe = (*model, replace(stop, batch_size=1), real.resolution)
         record = inversion_record(diffusion, real.resolution, stop)
-        caches[after] = InversionCache("inversion", recipe, record, cache_dir)
+        caches[after] = VectorCache("inversion", recipe, record, cache_dir)
     keys = _image_keys(real, settings)
     learn_missing(
         caches,
@@ -109,7 +96,7 @@ def _path(
         lambda images: updates_of(diffusion, images, longest),
         progress=progress,
     )
-    return {after: cache.store(real, keys) for after, cache in caches.items()}
+    return {after: store_of(cache, real, keys) for after, cache in caches.items()}
 
 
 def inversion_record(
@@ -127,103 +114,21 @@ def inversion_record(
     )
 
 
-class InversionCache:
-    """A folder of shards, one for each finished group of images; all were made with the same settings.
-
-    A shard says in its header which images it holds, so that any subset of them, grouped in any way, finds
-    them again. `recipe` is all that vectors depend on besides the image, `record` their provenance.
-    """
-
-    def __init__(
-        self, kind: str, recipe: Sequence[Any], record: dict[str, Any], cache_dir: Path | None = None
-    ) -> None:
-        self.record = record
-        self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
-        self._places: dict[str, tuple[Path, int]] = {}  # shard, and row in it
-        self._sizes: dict[Path, int] = {}
-        self._intact: set[Path] = set()
-        self.look()
-
-    def look(self) -> None:
-        """Take in the shards that were written since the last look, by this process or another."""
-        for path in sorted(set(self.folder.glob("*.safetensors")) - self._sizes.keys()):
-            self._sizes[path] = 0
-            with self._relearning(path):
-                self._register(path, read_header(path)["keys"])
-
-    def __contains__(self, key: str) -> bool:
-        path = self._places[key][0] if key in self._places else None
-        if path and path not in self._intact:
-            with self._relearning(path):
-                read_tensors(path)  # only shards in use are worth the reading
-                self._intact.add(path)
-        return key in self._places
-
-    @contextmanager
-    def _relearning(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (ArtefactError, KeyError) as error:
-            # Written in one piece, so the disk has spoilt it since.
-            self._places = {key: place for key, place in self._places.items() if place[0] != path}
-            warnings.warn(f"the images of {path} are learned again: {error}", stacklevel=4)
-
-    def write(
-        self,
-        keys: Sequence[str],
-        embeddings: Float[Tensor, "image token channel"],
-        losses: Float[Tensor, " image"],
-        seconds: float,
-    ) -> None:
-        """Keep the vectors of one group and, beside them, what learning them took, which differs each time."""
-        path = self.folder / f"{content_key(list(keys))}.safetensors"
-        tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
-        write_cached_json(path.with_suffix(".json"), {"seconds": seconds, "provenance": self.record})
-        with write_atomically(path) as file:
-            file.write(tensor_bytes(tensors, {"keys": list(keys)}))
-        self._register(path, keys)
-
-    def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
-        """The vectors of these images, each under its key; KeyError if one is not there."""
-        paths = list(dict.fromkeys(self._places[key][0] for key in keys))
-        number = {path: at for at, path in enumerate(paths)}
-        found = [self._places[key] for key in keys]
-        places = np.array([number[path] for path, _ in found]), np.array([row for _, row in found])
-        first, sizes = read_rows(paths[0], ("embeddings",), [0]), [self._sizes[path] for path in paths]
-        how: dict[str, Any] = {"places": places, "wrap": torch.from_numpy}
-        vectors, losses = (
-            RowsOnDisk(partial(_read, name), paths, sizes, shape, np.float32, **how)
-            for name, shape in (("embeddings", first["embeddings"].shape[1:]), ("losses", ()))
-        )
-        used = np.bincount(places[0], minlength=len(paths))
-        shares = [self._seconds(path) * use / size for path, use, size in zip(paths, used, sizes, strict=True)]
-        seconds = float(np.sum(shares))
-        return EmbeddingStore(
-            embeddings=pick(vectors, range(len(keys))),
-            labels=torch.tensor(real.labels, dtype=torch.int64),
-            class_names=real.class_names,
-            ids=real.ids,
-            losses=losses[:],
-            provenance={**self.record, "learning_seconds": None if np.isnan(seconds) else round(seconds, 3)},
-        )
-
-    def _seconds(self, path: Path) -> float:
-        # Earlier versions kept them in the shard itself, and still earlier ones nowhere.
-        about = read_cached_json(path.with_suffix(".json")) or read_header(path)
-        return about.get("seconds") or np.nan
-
-    def _register(self, path: Path, keys: Sequence[str]) -> None:
-        self._sizes[path] = len(keys)
-        for row, key in enumerate(keys):
-            self._places.setdefault(key, (path, row))
-
-
-def _read(name: str, path: Path, rows: Sequence[int] | None) -> np.ndarray:
-    return (read_tensors(path)[0] if rows is None else read_rows(path, (name,), rows))[name].numpy()
+def store_of(cache: VectorCache, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
+    """The vectors of these images, each under its key; KeyError if one is not there."""
+    vectors, losses, seconds = cache.read(keys)
+    return EmbeddingStore(
+        embeddings=vectors,
+        labels=torch.tensor(real.labels, dtype=torch.int64),
+        class_names=real.class_names,
+        ids=real.ids,
+        losses=losses,
+        provenance={**cache.record, "learning_seconds": seconds},
+    )
 
 
 def learn_missing(
-    caches: Mapping[int, InversionCache],
+    caches: Mapping[int, VectorCache],
     real: LabelledImages,
     keys: Sequence[str],
     groups: Sequence[Sequence[int]],

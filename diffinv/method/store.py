@@ -77,7 +77,7 @@ class EmbeddingStore:
         rows = torch.as_tensor(list(indices), dtype=torch.int64)
         return dataclasses.replace(
             self,
-            embeddings=pick(self.embeddings, rows),
+            embeddings=pick(self.embeddings, rows.numpy()),
             labels=self.labels[rows],
             ids=tuple(self.ids[row] for row in rows.tolist()),
             losses=self.losses[rows],
@@ -113,7 +113,7 @@ class EmbeddingStore:
             if not len(members):
                 known = sorted(set(self.labels.tolist()))
                 raise ValueError(f"the store has no image of class {label}: it has {known}.")
-            self._class_means[label] = self.subset(members).mean()
+            self._class_means[label] = self.subset(members.tolist()).mean()
         return self._class_means[label]
 
     @cached_property
