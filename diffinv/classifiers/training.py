@@ -16,7 +16,7 @@ from diffinv.classifiers.augmentation import Augmentation, augment
 from diffinv.classifiers.policies import Policy, distort
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
-from diffinv.foundation.networks import best_device
+from diffinv.foundation.networks import best_device, go_faster
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
 
@@ -43,6 +43,7 @@ class Training:
     # Of each batch, where real images and samples are there; None = as many as there are, all equally often.
     synthetic_share: float | None = 0.5
     policy: Policy = field(default="none", metadata=ABSENT_AT_DEFAULT)  # after the crops and flips
+    fast: bool = field(default=False, metadata=ABSENT_AT_DEFAULT)  # compiled, activations in bfloat16
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
@@ -151,6 +152,7 @@ def training_steps(
         raise ValueError("the training images are of one class only: a classifier needs at least 2.")
     generator = stream(seed, "classifier", "weights")
     model = build_classifier(settings.architecture, train.num_classes, train.resolution, generator=generator)
+    model = go_faster(model) if settings.fast else model
     classifier = Classifier(model.train(), train, device or best_device())
     images = torch.from_numpy(np.ascontiguousarray(train.images)).to(classifier.device)
     labels = torch.from_numpy(train.labels).to(classifier.device)
@@ -172,7 +174,8 @@ def training_steps(
         pixels = classifier.normalise(distorted)
         optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            logits = classifier.model(pixels)
+            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=settings.fast):
+                logits = classifier.model(pixels).float()
             objective = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
             optimiser.zero_grad()
             objective.backward()

@@ -155,6 +155,7 @@ def prepare(
         device=device or settings.device,
         dtype=settings.torch_dtype,
         memory=settings.memory_request,
+        fast=settings.fast,
     )
     # Larger ones come out worse, and take a multiple of the time.
     side = min(own.real.resolution, diffusion.native_resolution) if resolution is None else resolution
