@@ -318,8 +318,8 @@ PAPER = replace(
 )
 
 # The paper's questions and datasets within 24 hours of one A100 for each dataset, all lessons together, by
-# `benchmarks/cost_by_counts.py`. What is less than in `paper`: updates and steps, of which more gain nothing on
-# the embedded datasets (`python -m benchmarks.settings_search`; lesson 12 on samplers), real images, and
+# `benchmarks/cost_by_counts.py`. What is less than in `paper`: updates and steps, of which more gain nothing
+# on the embedded datasets (`python -m benchmarks.settings_search`; lesson 12 on samplers), real images, and
 # optimiser steps, the same for all that is compared.
 DAY = replace(
     PAPER,

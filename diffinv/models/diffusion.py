@@ -252,8 +252,8 @@ def load_diffusion(
     The device is the best one present, the dtype float32, unless given; for half precision the "fp16" files
     are read where there are any. `revision` is a commit, tag or branch of the hub; well-known names have one
     of their own (PINNED_REVISIONS). `config`, for a single file, is the folder or hub id of a checkpoint of
-    its kind. `memory` says what to trade for less of it, or for which work to choose that. `fast` compiles the
-    U-Net, and lets a GPU round float32 products to TF32: other low bits, less time. Only safetensors
+    its kind. `memory` says what to trade for less of it, or for which work to choose that. `fast` compiles
+    the U-Net, and lets a GPU round float32 products to TF32: other low bits, less time. Only safetensors
     weights are read, no code of the checkpoint is run, and the safety checker is left out. Raises
     CheckpointError, one sentence, where that is not possible.
     """
@@ -263,7 +263,13 @@ def load_diffusion(
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
     pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
     check_parts(str(name), pipeline)
-    how: dict[str, Any] = {"dtype": dtype, "revision": revision, "config": config, "memory": memory, "fast": fast}
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "revision": revision,
+        "config": config,
+        "memory": memory,
+        "fast": fast,
+    }
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)
@@ -277,5 +283,5 @@ def load_diffusion(
     if fast:
         diffusion.unet = go_faster(diffusion.unet)
     # Not the number of the GPU: another process may see others.
-    diffusion.origin = partial(load_diffusion, name, device=device.type, **how)
+    diffusion.origin = partial(load_diffusion, name, device=device.type, fast=fast, **how)
     return diffusion

@@ -31,7 +31,7 @@ from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 from diffinv.synthesizers.real import Real
 
 INVERT = ("invert", "--profile", "smoke", "--steps-per-image", "2")
-SAMPLE = ("sample", "--profile", "smoke", "--images-per-real", "7")
+SAMPLE = ("sample", "--profile", "smoke", "--images-per-real", "5")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    images = load_dataset("icons10", split="train").per_class(4, seed=0)
+    images = load_dataset("icons10", split="train").per_class(8, seed=0)  # two files of the cache
     images.save(tmp_path / "images")
     return tmp_path / "images"
 
@@ -211,7 +211,7 @@ def test_invert_samples_and_a_study_are_the_same_in_any_parts_and_order(of, tmp_
     expected = everything(train, diffusion, lambda call: call())
     parts = use_cache(monkeypatch, tmp_path / "parts")
     assert everything(train, diffusion, in_parts) == expected
-    assert files_of(parts) == files_of(whole) and len(files_of(whole)) == 5 + 2 + 1 + 3
+    assert files_of(parts) == files_of(whole) and len(files_of(whole)) == 5 + 2 + 2
 
 
 def test_local_workers_share_a_study(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_text_that_names_no_engine_is_refused(text):
 
 def test_a_driver_that_is_killed_leaves_no_worker_and_is_followed_by_another(folder, cache, tmp_path):
     command = [*INVERT, str(folder), "--out", "killed", "--engine", "local", "--workers", "2"]
-    command[command.index("2")] = "60"  # updates, so that there is time to be killed in
+    command[command.index("2")] = "20"  # updates, so that there is time to be killed in
     driver = subprocess.Popen([sys.executable, "-m", "diffinv", *command], stderr=subprocess.DEVNULL)
     workers = eventually(lambda: len(list(cache.glob("engine/*/work"))) == 1 and children_of(driver.pid))
     driver.kill()
