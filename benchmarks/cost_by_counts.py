@@ -122,7 +122,7 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
 
 
 def later_lessons(own: Profile, name: str) -> dict[str, Work]:
-    """What the others add on one dataset after 03; those of the embedded model and of own images are left out."""
+    """What the others add on one dataset after 03; lessons of the embedded model or own images apart."""
     classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
     pool = own.classifier_lesson.pool_per_class
     generator, lecf, knn = own.generator_lesson, own.lecf_lesson, own.retrieval_lesson

@@ -41,7 +41,7 @@ def _drawn(sizes: list[int], shape: tuple[int, int], number: int, wanted: list[i
 
 
 def go_through(folder: Path, images: Path) -> None:
-    """Open a store, iterate over it, perturb a vector for one sample of each image; save and open as many images.
+    """Open a store, iterate over it, perturb vectors for a sample of each; save and open as many images.
 
     The network that would draw them is left out: its time is not what this is about. All stays on disk.
     """

@@ -59,7 +59,7 @@ def go_faster(network: torch.nn.Module) -> Any:
             warnings.warn(f"{kind} cannot be compiled here ({reason}): it runs more slowly.", stacklevel=2)
             return network(*args, **kwargs)
 
-    network._compiled_call_impl = call  # type: ignore[assignment]
+    network._compiled_call_impl = call
     return network
 
 
