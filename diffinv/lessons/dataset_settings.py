@@ -92,7 +92,7 @@ PAPERS_DATASETS: Mapping[str, DatasetSettings] = {
 _SMALL: Mapping[str, Any] = {"training.architecture": "shufflenetv2_x05"}
 DAYS_DATASETS: Mapping[str, DatasetSettings] = {
     "cifar10": _ours(128, _sizes(20, 60, 200)),
-    "cifar100": _ours(128, _sizes(5, 10, 20), {"ablations_lesson.real_per_class": 5}),
+    "cifar100": _ours(128, _sizes(5, 10, 20), {"ablations_lesson.real_per_class": 2}),
     "stl10": _ours(256, _sizes(10, 30, 60), _SMALL),
     "imagenette": _ours(256, _sizes(10, 30, 60), _SMALL, {"training.optimiser_steps": 1000}),
     "eurosat": _ours(128, _sizes(2, 4, 8, 16), _SMALL),
