@@ -268,7 +268,6 @@ def load_diffusion(
         "revision": revision,
         "config": config,
         "memory": memory,
-        "fast": fast,
     }
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)

@@ -106,7 +106,7 @@ import numpy as np, torch
 from benchmarks.large_sets import build, go_through
 from pathlib import Path
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
-go_through(build(16, folder / "warm", tokens=5, width=768), folder / "warm images")
+go_through(build(40, folder / "warm", tokens=5, width=768), folder / "warm images")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 go_through(build(count, folder / "store", tokens=5, width=768), folder / "images")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

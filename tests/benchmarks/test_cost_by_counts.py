@@ -63,7 +63,9 @@ def test_a_day_of_one_gpu_is_enough_for_all_lessons_on_each_dataset():
 
 def test_the_page_on_gpus_has_the_hours_of_a_day():
     table = costs(load_profile("day"), TERAFLOPS["day"], TERAFLOPS_OF_CLASSIFIERS["day"])
-    said = [f"{name} {hours:.0f} h" for name, hours in table.groupby("dataset", sort=False)["hours"].sum().items()]
+    said = [
+        f"{name} {hours:.0f} h" for name, hours in table.groupby("dataset", sort=False)["hours"].sum().items()
+    ]
     assert ", ".join(said) in " ".join(GPU_PAGE.split())
 
 
