@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("figures/engines.csv"))
     chosen = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
-    for row in (*throughput(chosen), *memory(chosen.images)):
+    for row in chain(throughput(chosen), memory(chosen.images)):
         rows.append(row)
         table = pd.DataFrame(rows)
         with write_atomically(chosen.output, "w") as file:
@@ -73,13 +73,8 @@ def throughput(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 print(f"{name} is left out: {error}", file=sys.stderr)
                 continue
             spans["busy"] = spans["ended"] - spans["started"]
-            own = spans.groupby("worker").agg(
-                started=("started", "min"),
-                ended=("ended", "max"),
-                busy=("busy", "sum"),
-                parts=("busy", "size"),
-            )
-            taken = own["ended"] - own["started"]
+            own = spans.groupby("worker")
+            taken = own["ended"].max() - own["started"].min()
             where = {"engine": name, "count": chosen.workers, "repeat": repeat}
             where["device"] = device_name(diffusion.device)
             for measure, value in {
