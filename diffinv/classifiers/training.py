@@ -75,7 +75,7 @@ class Classifier:
         self.class_names = train.class_names
         self.resolution = train.resolution
         # On integers, so that the statistics do not depend on the order of a long floating-point sum.
-        pixels = train.images.reshape(-1, 3)
+        pixels = np.asarray(train.images).reshape(-1, 3)
         mean = pixels.sum(axis=0, dtype=np.int64) / len(pixels)
         square = sum(np.square(image.reshape(-1, 3).astype(np.int64)).sum(axis=0) for image in train.images)
         std = np.sqrt(np.maximum(square / len(pixels) - mean**2, 0))

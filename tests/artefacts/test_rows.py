@@ -70,7 +70,7 @@ def test_only_what_is_too_large_stays_on_disk(on_disk, monkeypatch):
     assert isinstance(pick(WHOLE, range(10)), np.ndarray)
 
 
-@pytest.mark.parametrize("codec", ["float32", "int3", "pca4", "pq4"])
+@pytest.mark.parametrize("codec", ["float32", "int3", "pca4"])
 def test_a_method_on_disk_is_the_method_in_memory(tiny_diffusion, toy_images, tmp_path, monkeypatch, codec):
     real = toy_images.resize(32)
     plain = Sampling(num_inference_steps=1, guidance_scale=2, resolution=32)
@@ -90,7 +90,6 @@ def test_a_method_on_disk_is_the_method_in_memory(tiny_diffusion, toy_images, tm
         means = saved.mean().tolist(), saved.class_mean(1).tolist()
         return kinds, (*marks, *means, made.subset([300, 4]).fingerprint, saved.subset([9, 2]).fingerprint)
 
-    monkeypatch.setattr("diffinv.artefacts.compression._CENTROIDS", 16)
     kinds, in_memory = everything("small")
     assert kinds == [False] * 4
     monkeypatch.setattr(rows, "IN_MEMORY", 0)
@@ -113,6 +112,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.timeout(600)
 def test_ten_thousand_images_take_the_memory_of_a_few_shards(tmp_path):
     """A hundredth of a million; their vectors are 154 MB, and of a shard 16 MB."""
     done = subprocess.run(
