@@ -255,8 +255,14 @@ def _write_work(work: Work, folder: Path) -> Path:
 
 @lru_cache(maxsize=1)  # a worker makes several parts of one call, with the model loaded once
 def _read_work(path: Path) -> Work:
-    with open(path, "rb") as file:
-        return _Unpickler(file, path.parent).load()
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file, path.parent).load()
+    except (AttributeError, ImportError) as error:  # of the notebook or script that called
+        raise ValueError(
+            f"the worker on {socket.gethostname()} does not know what the work is made of ({error}): define it "
+            "in a module that all workers can import."
+        ) from error
 
 
 def _locally(place: Place, engine: Engine) -> Iterator[tuple[Part, Any]]:
