@@ -260,8 +260,8 @@ def _read_work(path: Path) -> Work:
             return _Unpickler(file, path.parent).load()
     except (AttributeError, ImportError) as error:  # of the notebook or script that called
         raise ValueError(
-            f"the worker on {socket.gethostname()} does not know what the work is made of ({error}): define it "
-            "in a module that all workers can import."
+            f"the worker on {socket.gethostname()} cannot import the work ({error}): define what it is made of "
+            "in a module that all workers have."
         ) from error
 
 
