@@ -259,10 +259,9 @@ def _read_work(path: Path) -> Work:
         with open(path, "rb") as file:
             return _Unpickler(file, path.parent).load()
     except (AttributeError, ImportError) as error:  # of the notebook or script that called
-        raise ValueError(
-            f"the worker on {socket.gethostname()} cannot import the work ({error}): define what it is made of "
-            "in a module that all workers have."
-        ) from error
+        here = f"the worker on {socket.gethostname()}"
+        remedy = "define what it is made of in a module that all workers have"
+        raise ValueError(f"{here} cannot import the work ({error}): {remedy}.") from error
 
 
 def _locally(place: Place, engine: Engine) -> Iterator[tuple[Part, Any]]:
