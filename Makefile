@@ -78,6 +78,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.evaluation_card
+	$(BIN)/python -m benchmarks.engines
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

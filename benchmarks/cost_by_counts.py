@@ -5,8 +5,10 @@ measurement; the estimate that every lesson prints is one.
 """
 
 import argparse
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,21 +17,28 @@ from torch import nn
 
 from diffinv.artefacts.writing import write_atomically
 from diffinv.classifiers.architectures import build_classifier
+from diffinv.classifiers.training import Training
 from diffinv.datasets import dataset_card
+from diffinv.lessons.ablations import declared
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import load_profile
+from diffinv.method.sampling import Sampling
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
 from diffinv.models.random_weights import networks
 from diffinv.studies import runtime
 from diffinv.studies.claims import markdown_table
+from diffinv.synthesizers.gan.architectures import build_networks, working_side
 
 # Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
 # 512 px in float16, which is 49, and float32 takes more than twice as long. A T4 takes 5 to 10 seconds for 25
-# steps, which is 4 to 8.
-TERAFLOPS = {"paper": 20.0, "colab": 5.0}
-GIB_OF = {"paper": 80, "colab": 15}
+# steps, which is 4 to 8. What bfloat16 and compiling gain beyond that, and all that they gain classifiers, is
+# not counted.
+TERAFLOPS = {"paper": 20.0, "day": 49.0, "colab": 5.0}
+TERAFLOPS_OF_CLASSIFIERS = {"paper": 20.0, "day": 20.0, "colab": 5.0}
+GIB_OF = {"paper": 80, "day": 40, "colab": 15}
 EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
 NUM_TOKENS, WIDTH = 5, 768  # vectors of an image, and numbers of a vector
+NATIVE = 512  # side of Stable Diffusion's own images
 
 
 class Work(NamedTuple):
@@ -39,25 +48,33 @@ class Work(NamedTuple):
     image_updates: int
     samples: int
     classifiers: int
+    predictions: int | None = None  # of all samples; None = as the profile samples
+    training_flops: float | None = None  # of all classifiers; None = as the profile trains
+    other_flops: float = 0.0  # GANs, and what is done at another side
 
 
-def costs(profile: Profile, teraflops: float) -> pd.DataFrame:
-    """A row for every lesson on every dataset of the profile, each with its own settings."""
+def costs(profile: Profile, teraflops: float, of_classifiers: float | None = None) -> pd.DataFrame:
+    """A row for every lesson on every dataset of the profile, each with its own settings.
+
+    Lessons after 03 find the vectors of its pool, and its samples and classifiers, in the cache.
+    """
     rows = []
     for name in profile.datasets:
         own = profile.for_dataset(name)
         side, small = own.sampling.resolution or 0, dataset_card(name).resolution
-        predictions = 2 * (own.sampling.num_inference_steps + EXTRA.get(own.sampling.scheduler, 0))
-        sample = predictions * prediction_flops(side) + decoding_flops(side)
-        image = training_flops(own.training.architecture, small)
-        training = own.training.optimiser_steps * own.training.batch_size * image
-        for lesson, done in lessons(own, name).items():
+        for lesson, done in {**lessons(own, name), **later_lessons(own, name)}.items():
+            predictions = done.samples * per_sample(own.sampling)
+            if done.predictions is not None:
+                predictions = done.predictions
+            training = done.classifiers * training_of(own.training, small)
             operations = {
                 "inversion_hours": done.image_updates * update_flops(side),
-                "sampling_hours": done.samples * sample,
-                "training_hours": done.classifiers * training,
+                "sampling_hours": predictions * prediction_flops(side) + done.samples * decoding_flops(side),
+                "other_hours": done.other_flops,
             }
             hours = {stage: flops / (teraflops * 1e12) / 3600 for stage, flops in operations.items()}
+            flops = training if done.training_flops is None else done.training_flops
+            hours["training_hours"] = flops / ((of_classifiers or teraflops) * 1e12) / 3600
             disk = done.images * own.inversion.num_tokens * WIDTH * 4 + done.samples * 3 * small**2
             where = {"lesson": lesson, "dataset": name, "resolution": side}
             total = {"hours": sum(hours.values()), "disk_gib": disk / 2**30}
@@ -65,8 +82,19 @@ def costs(profile: Profile, teraflops: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def per_sample(sampling: Sampling) -> int:
+    """Predictions of one sample."""
+    steps = sampling.num_inference_steps + EXTRA.get(sampling.scheduler, 0)
+    return steps if sampling.guidance_scale == 1 else 2 * steps
+
+
+def training_of(training: Training, side: int) -> float:
+    """One classifier."""
+    return training.optimiser_steps * training.batch_size * training_flops(training.architecture, side)
+
+
 def lessons(own: Profile, name: str) -> dict[str, Work]:
-    """What each lesson does on one dataset."""
+    """What each of the first lessons does on one dataset."""
     classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
     quick, inversion, sampling, classifier = (
         own.quickstart,
@@ -91,6 +119,130 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
             classifier.classifiers_per_seed * seeds,
         ),
     }
+
+
+def later_lessons(own: Profile, name: str) -> dict[str, Work]:
+    """What the others add on one dataset after 03; lessons of the embedded model or own images apart."""
+    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    pool = own.classifier_lesson.pool_per_class
+    generator, lecf, knn = own.generator_lesson, own.lecf_lesson, own.retrieval_lesson
+    shots, policies = own.few_shot_lesson, own.augmentation_lesson
+
+    def sampled(per_class: int, images_per_real: float) -> int:
+        return round(min(pool, per_class) * classes * seeds * images_per_real)
+
+    kinds = 4 + len(generator.autoencoding_grid)
+    most, drawn = max(lecf.images_per_real_grid), 1 + lecf.max_draws_factor
+    policed = len(policies.policies) + len({"none", *policies.with_samples}) + 1  # and the best, with samples
+    found = {
+        "04": Work(
+            0,
+            0,
+            sampled(generator.real_per_class, generator.images_per_real),
+            kinds * seeds,
+            other_flops=gan_flops(own, name),
+        ),
+        "05": Work(
+            0, 0, sampled(lecf.real_per_class, most * drawn), (3 + 2 * len(lecf.images_per_real_grid)) * seeds
+        ),
+        "06": Work(
+            0, 0, sampled(knn.real_per_class, knn.images_per_real), (2 + len(knn.neighbours_grid)) * seeds
+        ),
+    }
+    if name not in shots.left_out:
+        made = sum(sampled(count, 2 * shots.images_per_real) for count in shots.shots)
+        chosen = len(policies.policies) * policies.validation_seeds
+        found["07"] = Work(0, 0, made, 5 * len(shots.shots) * seeds + chosen)
+    if name in own.architecture_lesson.datasets:
+        side = dataset_card(name).resolution
+        # A pretrained network counts as the ResNet18 that it is.
+        networks = (*own.architecture_lesson.architectures, "resnet18")
+        flops = [training_of(replace(own.training, architecture=each), side) for each in networks]
+        found["08"] = Work(0, 0, 0, 2 * seeds * len(networks), training_flops=2 * seeds * sum(flops))
+    if name not in policies.left_out:
+        made = sampled(policies.real_per_class, policies.images_per_real)
+        chosen = len(policies.policies) * policies.validation_seeds
+        found["09"] = Work(0, 0, made, policed * seeds + chosen)
+    found["10"] = ablations(own, name)
+    if name == own.storage_lesson.dataset:
+        found["12"] = storage(own, name)
+    return found
+
+
+def ablations(own: Profile, name: str) -> Work:
+    """Each vector, sample and classifier of the conditions that lesson 10 declares, once."""
+    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    diffusion: Any = SimpleNamespace(native_resolution=NATIVE)
+    clip: Any = None
+    conditions = {}
+    for comparison in declared(own, name, diffusion, clip):
+        conditions |= {each.name: each for each in (comparison.a, comparison.b)}
+    pool = own.classifier_lesson.pool_per_class * classes
+    updates, samples, predictions, other = 0, 0, 0, 0.0
+    vectors: set[Any] = {(own.inversion, own.sampling.resolution)}
+    sets: dict[Any, int] = {}
+    for condition in conditions.values():
+        made: Any = condition.synthesizer
+        made, number = getattr(made, "base", made), getattr(made, "drawn", condition.images_per_real)
+        key = (made.inversion, made.perturbation, made.sampling)
+        sets[key] = max(number, sets.get(key, 0))
+    real = min(own.ablations_lesson.real_per_class, own.classifier_lesson.pool_per_class) * classes
+    for (inversion, _, sampling), number in sets.items():
+        count = real * seeds * number
+        if sampling.resolution == own.sampling.resolution:
+            samples, predictions = samples + count, predictions + count * per_sample(sampling)
+        else:
+            side = sampling.resolution
+            other += count * (per_sample(sampling) * prediction_flops(side) + decoding_flops(side))
+        if (learned := (inversion, sampling.resolution)) not in vectors:
+            vectors.add(learned)
+            work = min(pool, real * seeds) * inversion.steps_per_image  # of all seeds' images, not the pool
+            if sampling.resolution == own.sampling.resolution:
+                updates += work
+            else:
+                other += work * update_flops(sampling.resolution)
+    return Work(0, updates, samples, (len(conditions) + 1) * seeds, predictions, other_flops=other)
+
+
+def storage(own: Profile, name: str) -> Work:
+    """Lesson 12: samples from each codec's vectors, from fewer tokens, and by each sampler."""
+    counts, classes, seeds = own.storage_lesson, len(dataset_card(name).class_names), len(own.seeds)
+    classifier = own.classifier_lesson
+    real = classifier.number_real_per_class * classes * seeds
+    by_codec = real * counts.images_per_real * (len(counts.codecs) + 2 * (counts.tokens_dataset == name))
+    by_sampler = real * counts.sampler_images_per_real
+    each = sum(
+        per_sample(
+            replace(own.sampling, scheduler=scheduler, num_inference_steps=steps, guidance_scale=guidance)
+        )
+        for scheduler, steps, guidance in counts.samplers
+    )
+    pool = classifier.pool_per_class * classes * (counts.tokens_dataset == name)
+    return Work(
+        pool,
+        pool * own.inversion.steps_per_image,
+        by_codec + by_sampler * len(counts.samplers),
+        (len(counts.codecs) + 2 + len(counts.samplers)) * seeds,
+        predictions=by_codec * per_sample(own.sampling) + by_sampler * each,
+    )
+
+
+def gan_flops(own: Profile, name: str) -> float:
+    """The training of a GAN for each seed, and the inversion of the real images into it."""
+    counts, card = own.generator_lesson, dataset_card(name)
+    classes, training = len(card.class_names), counts.gan
+    side = working_side(card.resolution)
+    networks = build_networks(side, classes, training.latent_dim, training.channels, seed=0)
+    generator, discriminator = (network.to("meta").eval() for network in networks)
+    codes = torch.zeros(1, generator.num_layers, generator.code_width, device="meta", requires_grad=True)
+    pixels = torch.zeros(1, 3, side, side, device="meta", requires_grad=True)
+    drawing = runtime.counted(lambda: generator(codes).sum().backward())
+    judging = runtime.counted(lambda: discriminator.features(pixels)[-1].sum().backward())
+    # Each judges real and drawn images, and the drawn ones once more for the generator.
+    step = training.batch_size * (2 * drawing + (2 * training.discriminator_updates + 1) * judging)
+    images = min(counts.real_per_class, own.classifier_lesson.pool_per_class) * classes
+    inversion = images * counts.latent_inversion.steps_per_image * (drawing + judging)
+    return float(len(own.seeds) * (training.optimiser_steps * step + inversion))
 
 
 def markdown(profile: Profile, table: pd.DataFrame) -> list[str]:
@@ -174,19 +326,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--profile", choices=TERAFLOPS, default="paper")
     parser.add_argument(
-        "--teraflops", type=float, default=None, help="sustained; default: 20 or, for colab, 5"
+        "--teraflops", type=float, default=None, help="sustained, by all; default: as the page on GPUs says"
     )
     parser.add_argument("--memory", action="store_true", help="count that too: takes 4 GB of memory")
     parser.add_argument("--markdown", action="store_true", help="lesson 03 as the table of docs/gpu.md")
     parser.add_argument("--output", type=Path, default=None, help="a CSV file")
     chosen = parser.parse_args(arguments)
     profile = load_profile(chosen.profile)
-    table = costs(profile, chosen.teraflops or TERAFLOPS[chosen.profile])
+    speed = chosen.teraflops or TERAFLOPS[chosen.profile]
+    table = costs(profile, speed, chosen.teraflops or TERAFLOPS_OF_CLASSIFIERS[chosen.profile])
     if chosen.markdown:
         print("\n".join(markdown(profile, table)))
         return 0
     print(table.round(2).to_string(index=False))
     print(table.groupby("lesson")["hours"].sum().round(2).to_string())
+    print(table.groupby("dataset", sort=False)["hours"].sum().round(2).to_string())
     if chosen.memory:
         gib = GIB_OF[chosen.profile]
         needs = {name: memory(profile, name, gib) for name in profile.datasets}

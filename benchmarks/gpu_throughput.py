@@ -21,12 +21,23 @@ from diffinv.models.diffusion import FrozenDiffusion
 from diffinv.models.memory import reset_peak_memory
 from diffinv.models.random_weights import random_diffusion
 from diffinv.studies.estimate import measure_denoising, measure_update
+from diffinv.studies.runtime import on_meta, update_flops
 
 MODES = {
     "fp32": torch.float32,
+    "tf32": torch.float32,  # products rounded to 10 bits, as GPUs from Ampere on can
     "fp16": torch.float16,  # for a GPU without bfloat16, such as a T4
     "bf16": torch.bfloat16,
     "compiled": torch.bfloat16,
+}
+# Published peaks of dense products, in 1e12 operations per second: float32, TF32, half precision.
+PEAKS = {
+    "T4": (8.1, 8.1, 65),
+    "V100": (15.7, 15.7, 125),
+    "A100": (19.5, 156, 312),
+    "L4": (30.3, 60, 121),
+    "H100": (67, 495, 989),
+    "H200": (67, 495, 989),
 }
 
 
@@ -46,6 +57,7 @@ class Throughput:
     updates_per_second: float | None
     samples_per_second: float | None
     peak_gib: float | None
+    peak_share: float | None  # of what the card can do at most, by operations of updates; None = not known
     torch: str
 
 
@@ -55,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default=None, help="default: the GPU found")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[128, 256, 512])
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32", "bf16", "compiled"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32", "tf32", "bf16", "compiled"])
     parser.add_argument("--batch-size", type=int, default=32, help="at 128 px; fewer above it, by the pixels")
     parser.add_argument("--inference-steps", type=int, default=50, help="guided steps of one sample")
     parser.add_argument(
@@ -103,6 +115,8 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
         batch_size = max(1, round(chosen.batch_size * 128**2 / resolution**2))
         sampling = Sampling(num_inference_steps=chosen.inference_steps, resolution=resolution)
         for mode in chosen.modes:
+            torch.set_float32_matmul_precision("highest" if mode == "fp32" else "high")
+            torch.backends.cudnn.allow_tf32 = mode != "fp32"
             diffusion = random_diffusion(network, device, torch.float32 if chosen.smoke else MODES[mode])
             if mode == "compiled":
                 # Traced but not turned into code in a smoke test, which needs no compiler then.
@@ -119,6 +133,7 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
                 batch_size,
                 sampling.num_inference_steps,
                 *speeds,
+                peak_share(diffusion, device, mode, resolution, speeds[0]),
                 torch=torch.__version__,
             )
             del diffusion
@@ -126,6 +141,19 @@ def measure(chosen: argparse.Namespace, device: torch.device) -> Iterator[Throug
             gc.collect()  # a compiled network refers to itself, and would count in the next one's peak
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def peak_share(
+    diffusion: FrozenDiffusion, device: torch.device, mode: str, resolution: int, updates: float | None
+) -> float | None:
+    """So many updates per second, as a share of the card's published peak."""
+    kind = {"fp32": 0, "tf32": 1}.get(mode, 2)
+    peaks = [peak[kind] for name, peak in PEAKS.items() if name in device_name(device).split("-")[0].split()]
+    if updates is None or not peaks or device.type != "cuda":
+        return None
+    side = resolution // diffusion.downsampling_factor
+    flops = update_flops(on_meta(diffusion.unet), side, Inversion().num_tokens)
+    return updates * flops / (peaks[0] * 1e12)
 
 
 def measure_speeds(

@@ -1,8 +1,9 @@
 """Vectors in fewer bytes: half precision, few bits, principal components, product quantisation."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -39,12 +40,26 @@ class Packed:
         shared = {_SHARED + name: tensor for name, tensor in self.shared.items()}
         return own if rows.start else {**own, **shared}
 
-    @classmethod
-    def of_shards(cls, shards: Sequence[Mapping[str, Tensor]]) -> "Packed":
-        """The whole again, from its shards in their order."""
-        own = [name for name in shards[0] if not name.startswith(_SHARED)]
-        shared = {name.removeprefix(_SHARED): shards[0][name] for name in shards[0] if name not in own}
-        return cls({name: torch.cat([part[name] for part in shards]) for name in own}, shared)
+
+def own_and_shared(shard: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]]:
+    """Of a first shard, the names of what each image has of its own, and the tensors that all share."""
+    shared = {name.removeprefix(_SHARED): it for name, it in shard.items() if name.startswith(_SHARED)}
+    return [name for name in shard if not name.startswith(_SHARED)], shared
+
+
+def packed_shards(vectors: Any, codec: str, size: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors of one shard after the other, of so many images each; of no image there is one shard.
+
+    Vectors on disk are read as they are needed, unless the codec learns from all. ValueError as for `pack`.
+    """
+    starts = range(0, max(len(vectors), 1), size)
+    if _kind(codec)[0] in ("pca", "pq"):
+        packed = pack(vectors[:], codec)
+        yield from (packed.shard(slice(start, start + size)) for start in starts)
+        return
+    for start in starts:
+        packed = pack(vectors[start : start + size], codec)
+        yield packed.shard(slice(None)) if start == 0 else dict(packed.per_image)
 
 
 def check_codec(codec: str) -> None:

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from platformdirs import user_cache_path
 # Metadata of a dataclass field that was added later: at its default it is no part of a key, so that what was
 # cached before it existed is found. Not for a default whose meaning changes.
 ABSENT_AT_DEFAULT: Mapping[str, bool] = {"diffinv.absent_at_default": True}
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """An array that comes in pieces, along its first axis, and has the key of the whole."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: Iterable[np.ndarray]
 
 
 def default_cache_dir() -> Path:
@@ -26,9 +36,9 @@ def default_cache_dir() -> Path:
 def content_key(*parts: Any) -> str:
     """The first 20 hex digits of the SHA-256 of `parts`, the same on every platform and in every process.
 
-    Takes str, int, float, bool, None, Path, numpy arrays and scalars, and dataclasses, lists, tuples and
-    mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys does not
-    count, nor does a field of `ABSENT_AT_DEFAULT` that has its default. TypeError otherwise.
+    Takes str, int, float, bool, None, Path, numpy arrays and scalars, `Streamed`, and dataclasses, lists,
+    tuples and mappings with string keys of these; a tuple counts as a list, and the order of a mapping's keys
+    does not count, nor does a field of `ABSENT_AT_DEFAULT` that has its default. TypeError otherwise.
     """
     canonical = json.dumps(_canonical(parts), separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
@@ -51,9 +61,13 @@ def _canonical(part: Any) -> Any:
     if isinstance(part, Path):
         return ["path", part.as_posix()]
     if isinstance(part, np.ndarray) and part.dtype.kind in "biufcSU":
-        little_endian = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
-        digest = hashlib.sha256(little_endian.reshape(-1).view(np.uint8).data).hexdigest()
-        return ["array", little_endian.dtype.str, list(part.shape), digest]
+        part = Streamed(part.dtype, part.shape, [part])
+    if isinstance(part, Streamed):
+        stored: np.dtype = part.dtype.newbyteorder("<")
+        digest = hashlib.sha256()
+        for piece in part.pieces:
+            digest.update(np.ascontiguousarray(piece, dtype=stored).reshape(-1).view(np.uint8).data)
+        return ["array", stored.str, list(part.shape), digest.hexdigest()]
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields = [[name, _canonical(value)] for name, value in _counting(part).items()]
         return ["dataclass", type(part).__qualname__, fields]

@@ -4,11 +4,11 @@ Which files are in a part depends on their position alone, never on how many wor
 done already: the same files are made, with the same bytes, however the work is divided.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -49,26 +49,68 @@ class PartDone(Exception):
         self.files = files
 
 
-_PART: ContextVar[Part | None] = ContextVar("part", default=None)
+class FilesLacking(Exception):
+    """So many files are not in the cache, and nobody wanted them made here."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__(f"{files} files lack")
+        self.files = files
+
+
+@dataclass(frozen=True)
+class _Mode:
+    part: Part | None = None
+    stages: bool = False
+    asking: bool = False
+
+
+_WHOLE = _Mode()
+_MODE: ContextVar[_Mode] = ContextVar("mode", default=_WHOLE)
 
 
 @contextmanager
-def only_part(part: Part | None) -> Iterator[None]:
-    """Within it, a call makes its part of the files and then raises PartDone; None = all of them."""
-    before = _PART.set(part)
+def _in_mode(**changes: Any) -> Iterator[None]:
+    before = _MODE.set(replace(_MODE.get(), **changes))
     try:
         yield
     finally:
-        _PART.reset(before)
+        _MODE.reset(before)
 
 
-def own(items: Sequence[Item]) -> Sequence[Item]:
-    """Those of the items that belong to this process's part; all where there are no parts."""
-    part = _PART.get()
-    return items if part is None else items[part.number - 1 :: part.of]
+def only_part(part: Part | None, *, stages: bool = False) -> AbstractContextManager[None]:
+    """Within it, a call makes its part of the files and then raises PartDone; None = all of them.
+
+    Of a call in `stages`, one that finds all files of a stage goes on to its part of the next.
+    """
+    return _in_mode(part=part, stages=stages)
 
 
-def end_of_part(items: Sequence[Item]) -> None:
-    """Raise PartDone where there are parts, since what follows needs all of the items."""
-    if _PART.get() is not None:
-        raise PartDone(len(own(items)))
+def asking() -> AbstractContextManager[None]:
+    """Within it, a call that would make files raises FilesLacking instead; one that finds all goes on."""
+    return _in_mode(asking=True)
+
+
+def in_part() -> bool:
+    """Whether this process makes only a part, or only asks."""
+    return _MODE.get().part is not None or _MODE.get().asking
+
+
+def own(items: Sequence[Item], lacking: int) -> Sequence[Item]:
+    """Those of the items that belong to this process's part; all where there are no parts.
+
+    `lacking` is how many of them all have no file yet. FilesLacking where one only asks and there are some.
+    """
+    mode = _MODE.get()
+    if mode.asking and lacking:
+        raise FilesLacking(lacking)
+    return items if mode.part is None else items[mode.part.number - 1 :: mode.part.of]
+
+
+def end_of_part(items: Sequence[Item], lacking: Callable[[], bool]) -> None:
+    """Raise PartDone where there are parts, since what follows needs all of the items.
+
+    `lacking` says whether one has no file now: if not, a call in stages goes on.
+    """
+    mode = _MODE.get()
+    if mode.part is not None and not (mode.stages and not lacking()):
+        raise PartDone(len(items[mode.part.number - 1 :: mode.part.of]))

@@ -119,10 +119,15 @@ def checkpoint_key(architecture: str) -> tuple[str, ...]:
         return ()
     place = _place(asked.name)
     if not Path(place).is_dir():
-        with readable(f"image classifier {asked.name!r}", "check the name and the connection"):
-            return (Path(str(cached_file(place, "config.json"))).parent.name,)
+        return (_commit(place),)
     files = sorted(path for path in Path(place).iterdir() if path.suffix in (".json", ".safetensors"))
     return (_content(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)),)
+
+
+@cache  # a study asks for each of its cells
+def _commit(name: str) -> str:
+    with readable(f"image classifier {name!r}", "check the name and the connection"):
+        return Path(str(cached_file(name, "config.json"))).parent.name
 
 
 @cache

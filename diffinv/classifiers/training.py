@@ -16,7 +16,7 @@ from diffinv.classifiers.augmentation import Augmentation, augment
 from diffinv.classifiers.policies import Policy, distort
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
-from diffinv.foundation.networks import best_device
+from diffinv.foundation.networks import best_device, go_faster
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.foundation.randomness import stream
 
@@ -46,6 +46,7 @@ class Training:
     # Of a batch with real images and samples, normalise either half by its own mean and deviation; those of
     # the real images alone are kept for evaluation (AdvProp, arXiv 1911.09665).
     split_batch_norm: bool = field(default=False, metadata=ABSENT_AT_DEFAULT)
+    fast: bool = field(default=False, metadata=ABSENT_AT_DEFAULT)  # compiled, activations in bfloat16
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture)
@@ -82,7 +83,7 @@ class Classifier:
         self.class_names = train.class_names
         self.resolution = train.resolution
         # On integers, so that the statistics do not depend on the order of a long floating-point sum.
-        pixels = train.images.reshape(-1, 3)
+        pixels = np.asarray(train.images).reshape(-1, 3)
         mean = pixels.sum(axis=0, dtype=np.int64) / len(pixels)
         square = sum(np.square(image.reshape(-1, 3).astype(np.int64)).sum(axis=0) for image in train.images)
         std = np.sqrt(np.maximum(square / len(pixels) - mean**2, 0))
@@ -163,6 +164,7 @@ def training_steps(
         raise ValueError("the training images are of one class only: a classifier needs at least 2.")
     generator = stream(seed, "classifier", "weights")
     model = build_classifier(settings.architecture, train.num_classes, train.resolution, generator=generator)
+    model = go_faster(model) if settings.fast else model
     classifier = Classifier(model.train(), train, device or best_device())
     is_sample = _which_are_samples(train)
     split = settings.split_batch_norm and 0 < int(is_sample.sum()) < len(train)
@@ -187,10 +189,12 @@ def training_steps(
         pixels = classifier.normalise(distorted)
         optimiser.param_groups[0]["lr"] = settings.learning_rate_at(step)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            if split:
-                logits = _in_halves(classifier.model, pixels, is_sample[chosen].to(classifier.device))
-            else:
-                logits = classifier.model(pixels)
+            with torch.autocast(classifier.device.type, torch.bfloat16, enabled=settings.fast):
+                if split:
+                    logits = _in_halves(classifier.model, pixels, is_sample[chosen].to(classifier.device))
+                else:
+                    logits = classifier.model(pixels)
+            logits = logits.float()
             objective = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
             optimiser.zero_grad()
             objective.backward()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from diffinv.commands.options import REAL_IMAGES, add_model, add_reading, at_least, reading
+from diffinv.commands.parts import add_parts
 
 _SAME = ("resolution", "images_per_real", "repetitions", "optimiser_steps", "device", "profile", "seed")
 
@@ -34,6 +35,7 @@ def add_to(verbs) -> None:
     add("--optimiser-steps", type=at_least(1), help="steps of each training (default: the profile's)")
     add_reading(verb)
     add_model(verb)
+    add_parts(verb, stages=True)
     verb.set_defaults(verb=run)
 
 
@@ -42,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.out is None and not options.check:
         raise ValueError("--out is missing: name a folder for the set, or ask for --check alone.")
+    if options.check and options.shard is not None:
+        raise ValueError("--check makes no files that --shard could share: leave one out.")
     given = {name: getattr(options, name) for name in _SAME}
     given |= {**reading(options), "num_folds": options.folds, "model": options.model or "", "report": _say}
     try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffinv.lessons.profile import Profile
     from diffinv.models.diffusion import FrozenDiffusion
 
-PROFILES = "smoke, tiny, colab or paper"
+PROFILES = "smoke, tiny, colab, day or paper"
 REAL_IMAGES = "class folders, icons10, novel10, emoji6 or mnist5k; ./icons10 is your own folder"
 
 Settings = TypeVar("Settings")
@@ -81,6 +81,7 @@ def load_model(
         device=options.device or profile.device,
         dtype=profile.torch_dtype,
         memory=profile.memory_request,
+        fast=profile.fast,
     )
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from diffinv.commands.options import PROFILES, at_least
+from diffinv.commands.parts import add_parts, chosen_engine
 from diffinv.foundation.errors import say
 
 
@@ -26,6 +27,7 @@ def add_to(verbs) -> None:
     )
     add("--force", action="store_true", help="run also what is up to date")
     add("--site", action="store_true", help="run nothing: make the site again of what has run")
+    add_parts(verb, shard=False)
     verb.set_defaults(verb=run)
 
 
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(load_profile(options.profile).output_dir)
     if options.site:
         return _site(output, options.notebooks)
-    parameters = {}
+    parameters, engine = {}, chosen_engine(options)
     for assignment in options.parameter:
         name, equals, value = assignment.partition("=")
         if not (name and equals):
@@ -50,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
         parameters=parameters,
         notebooks=options.notebooks,
         force=options.force,
+        engine=None if engine is None else str(engine),
     )
     failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
     sys.stdout.write(f"{output / 'site' / 'index.html'} shows the lessons and their figures.\n")

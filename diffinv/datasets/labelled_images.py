@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.rows import as_part_of_key, pick
 from diffinv.artefacts.writing import PROVENANCE_FILE, is_untouched, read_json, write_folder_atomically
 from diffinv.datasets.decoding import DatasetError, encode_png, resize_images
 from diffinv.datasets.parquet import read_parquet, write_parquet
@@ -26,7 +27,9 @@ class LabelledImages:
     """Square RGB images of one resolution, each with its class, its name, and where it came from.
 
     `sources` names the real image that each synthetic one came from; it is None where all images are real,
-    and a real image among synthetic ones is its own source. DatasetError if the parts do not fit together.
+    and a real image among synthetic ones is its own source. Images that are too many for the memory stay in
+    their files (`artefacts.rows`): they are indexed and iterated like others, and `numpy.asarray` reads all.
+    DatasetError if the parts do not fit together.
     """
 
     images: UInt8[np.ndarray, "image height width 3"]
@@ -59,7 +62,7 @@ class LabelledImages:
     @cached_property
     def fingerprint(self) -> str:
         """A key of the pixels, labels and class names, whatever the images are called."""
-        return content_key(self.images, self.labels, self.class_names)
+        return content_key(as_part_of_key(self.images), self.labels, self.class_names)
 
     @property
     def file_names(self) -> list[str]:
@@ -81,7 +84,7 @@ class LabelledImages:
         chosen = every[np.asarray(indices)] if len(indices) else every[:0]
         return replace(
             self,
-            images=self.images[chosen],
+            images=pick(self.images, chosen),
             labels=self.labels[chosen],
             ids=tuple(self.ids[index] for index in chosen),
             sources=None if self.sources is None else tuple(self.sources[index] for index in chosen),
@@ -100,7 +103,7 @@ class LabelledImages:
         check_resolution(resolution)
         if resolution == self.resolution:
             return self
-        return replace(self, images=resize_images(self.images, resolution))
+        return replace(self, images=resize_images(np.asarray(self.images), resolution))
 
     @staticmethod
     def concatenate(*sets: "LabelledImages") -> "LabelledImages":
@@ -127,7 +130,6 @@ class LabelledImages:
         holds other files, or if the disk is full or cannot be written.
         """
         folder = Path(folder)
-        encoded = [encode_png(image) for image in self.images]
         folders, paths = _folder_names(self.class_names), self.file_names
         record = {
             "format": FORMAT,
@@ -139,11 +141,16 @@ class LabelledImages:
         with write_folder_atomically(folder, record) as new:
             for name in folders:
                 (new / name).mkdir()
-            for path, data in zip(paths, encoded, strict=True):
-                (new / path).write_bytes(data)
+
+            def encoded() -> Iterator[bytes]:  # one image after the other, however many there are
+                for path, image in zip(paths, self.images, strict=True):
+                    data = encode_png(image)
+                    (new / path).write_bytes(data)
+                    yield data
+
             write_parquet(
                 new / PARQUET_FILE,
-                encoded=encoded,
+                encoded=encoded(),
                 paths=paths,
                 labels=self.labels,
                 ids=self.ids,

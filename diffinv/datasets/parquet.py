@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
+from diffinv.artefacts.rows import RowsOnDisk, pick
 from diffinv.artefacts.writing import write_atomically
 from diffinv.datasets.decoding import (
     WHITE_OF_16_BITS,
@@ -25,6 +26,8 @@ from diffinv.datasets.decoding import (
     white_level,
 )
 
+IMAGES_PER_GROUP = 1024  # of a file of the package: what reading a single image reads
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "species")
 
 
@@ -40,46 +43,77 @@ class Rows(NamedTuple):
 def write_parquet(
     path: str | Path,
     *,
-    encoded: Sequence[bytes],
+    encoded: Iterable[bytes],
     paths: Sequence[str],
     labels: Sequence[int] | Int[np.ndarray, " image"],
     ids: Sequence[str],
     sources: Sequence[str] | None = None,
     class_names: Sequence[str],
 ) -> None:
-    """Write encoded images and what belongs to them, atomically."""
-    columns = {
-        "image": pa.array(
-            [{"bytes": data, "path": name} for data, name in zip(encoded, paths, strict=True)],
-            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        ),
-        "label": pa.array(np.asarray(labels, dtype=np.int64)),
-        "id": pa.array(ids, pa.string()),
-    }
-    if sources is not None:
-        columns["source"] = pa.array(sources, pa.string())
+    """Write encoded images, as they come, and what belongs to them, atomically."""
+    columns = {"image": _IMAGE, "label": pa.int64(), "id": pa.string()}
+    columns |= {} if sources is None else {"source": pa.string()}
     # Lets Hugging Face's readers and viewer show pictures and class names instead of bytes and numbers.
     text = {"dtype": "string", "_type": "Value"}
     known = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
     features = json.dumps({"info": {"features": {name: known.get(name, text) for name in columns}}})
-    table = pa.table(columns).replace_schema_metadata({"huggingface": features})
-    with write_atomically(path) as file:
-        pq.write_table(table, file, compression="zstd", compression_level=15)
+    schema = pa.schema(columns, metadata={"huggingface": features})
+    how: dict[str, Any] = {"compression": "zstd", "compression_level": 15}
+    coming = iter(encoded)
+    with write_atomically(path) as file, pq.ParquetWriter(file, schema, **how) as writer:
+        for start in range(0, len(paths), IMAGES_PER_GROUP):
+            rows = slice(start, start + IMAGES_PER_GROUP)
+            group: dict[str, Any] = {
+                "image": [{"bytes": next(coming), "path": name} for name in paths[rows]],
+                "label": np.asarray(labels[rows], dtype=np.int64),
+                "id": ids[rows],
+                **({} if sources is None else {"source": sources[rows]}),
+            }
+            arrays = [pa.array(group[name], kind) for name, kind in columns.items()]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def images_on_disk(path: Path) -> tuple[RowsOnDisk, Int[np.ndarray, " image"], list[str], list[str] | None]:
+    """The images of a file that `write_parquet` made, read as they are needed; labels, ids and sources.
+
+    DatasetError if it is damaged, or holds images of several sizes, which shows when they are read.
+    """
+    with _reading(path) as file:
+        names = [name for name in file.schema_arrow.names if name != "image"]
+        table, groups = file.read(columns=names), range(file.num_row_groups)
+        sizes = [file.metadata.row_group(group).num_rows for group in groups]
+    first = _decoded_rows((path, 0), [0]).shape[1:] if len(table) else (1, 1, 3)
+    images = RowsOnDisk(_decoded_rows, [(path, group) for group in groups], sizes, first, np.uint8)
+    sources = table["source"].to_pylist() if "source" in names else None
+    return images, table["label"].to_numpy().astype(np.int64), table["id"].to_pylist(), sources
+
+
+def _decoded_rows(
+    piece: tuple[Path, int], rows: Sequence[int] | None
+) -> UInt8[np.ndarray, "row side side 3"]:
+    path, group = piece
+    with _reading(path) as file:
+        column = file.read_row_group(group, columns=["image"])["image"].combine_chunks().field("bytes")
+    wanted = range(len(column)) if rows is None else rows
+    images = [np.asarray(decode_image(column[row].as_py(), f"image {row} in {path}")) for row in wanted]
+    if len({image.shape for image in images}) > 1:
+        raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.")
+    return np.stack(images)
 
 
 def read_parquet(path: Path) -> Rows:
-    """Read a file that `write_parquet` made; DatasetError if it is damaged or has other columns."""
-    with _reading(path) as file:
-        table = file.read()
-        encoded = table["image"].combine_chunks().field("bytes").to_pylist()
-        labels = table["label"].to_numpy().astype(np.int64)
-        ids = tuple(table["id"].to_pylist())
-        sources = tuple(table["source"].to_pylist()) if "source" in table.column_names else None
-    images = [np.asarray(decode_image(data, f"image {row} in {path}")) for row, data in enumerate(encoded)]
-    if len({image.shape for image in images}) > 1:
-        raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.")
-    stacked = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
-    return Rows(stacked, labels, ids, sources)
+    """Read a file that `write_parquet` made; DatasetError if it is damaged or has other columns.
+
+    Images that are too many for the memory stay in the file.
+    """
+    images, labels, ids, sources = images_on_disk(path)
+    try:
+        found = pick(images, range(len(images)))
+    except ValueError as error:  # another shape than the first one's
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.") from error
+    return Rows(found, labels, tuple(ids), None if sources is None else tuple(sources))
 
 
 class Columns(NamedTuple):

@@ -2,7 +2,9 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
+import socket
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,6 +36,55 @@ def device_name(device: torch.device) -> str:
     threads = torch.get_num_threads()
     words = f"{threads} thread{'s' if threads > 1 else ''}"
     return f"{device.type} {platform.processor() or platform.machine()}, {words}"
+
+
+def go_faster(network: torch.nn.Module) -> Any:
+    """Compile a network in place, and let a GPU round float32 products to TF32; other low bits, less time.
+
+    Where it cannot be compiled, which shows at its first call, a warning says so and it goes on as it was.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+    torch.set_float32_matmul_precision("high")
+    network.compile()
+    compiled: Any = network._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compiled(*args, **kwargs)
+        except TorchDynamoException as error:
+            network._compiled_call_impl = None
+            reason = str(error).strip().splitlines()[0]
+            kind = type(network).__name__
+            warnings.warn(f"{kind} cannot be compiled here ({reason}): it runs more slowly.", stacklevel=2)
+            return network(*args, **kwargs)
+
+    network._compiled_call_impl = call
+    return network
+
+
+class LoadedAgain:
+    """A model that is pickled as the call that loaded it: other processes read the weights themselves."""
+
+    name: str
+    fingerprint: Any
+    origin: Callable[[], Any] | None = None  # the call, which a loader sets
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise ValueError(
+                f"the model {self.name!r} was made in memory, where workers cannot load it: save it and load "
+                "it from there, or leave the engine out."
+            )
+        return _load_again, (self.origin, self.name, self.fingerprint)
+
+
+def _load_again(origin: Callable[[], Any], name: str, fingerprint: str) -> Any:
+    model = origin()
+    if model.fingerprint != fingerprint:
+        where = f"the worker on {socket.gethostname()}"
+        raise ValueError(f"{where} has other weights as {name!r}: copy the same checkpoint to all machines.")
+    return model
 
 
 def weights_fingerprint(model: Any) -> str:

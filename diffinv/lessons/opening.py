@@ -97,7 +97,11 @@ def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int
     settings = load_profile(profile).using(model, resolution).for_dataset(dataset)
     use_style()
     diffusion = load_diffusion(
-        settings.model, device=settings.device, dtype=settings.torch_dtype, memory=settings.memory_request
+        settings.model,
+        device=settings.device,
+        dtype=settings.torch_dtype,
+        memory=settings.memory_request,
+        fast=settings.fast,
     )
     return Lesson(settings, diffusion)
 

@@ -41,6 +41,7 @@ class Profile:
     name: str
     model: str = "tinysd"
     dtype: str = "float32"
+    fast: bool = False  # networks compiled, float32 products in TF32: other low bits, less time
     device: str | None = None  # None = the fastest one found
     memory: MemorySettings | None = None  # None = as much as has to be traded for the memory found
     datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")

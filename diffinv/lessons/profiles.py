@@ -1,4 +1,4 @@
-"""Every number a notebook runs with: smoke for tests, tiny for two CPU cores, colab and paper for a GPU."""
+"""Every number a notebook runs with: smoke for tests, tiny for two CPU cores, all others for a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from diffinv.lessons.counts import (
     SamplingLesson,
     StorageLesson,
 )
-from diffinv.lessons.dataset_settings import EMBEDDED_DATASETS, PAPERS_DATASETS
+from diffinv.lessons.dataset_settings import DAYS_DATASETS, EMBEDDED_DATASETS, PAPERS_DATASETS
 from diffinv.lessons.profile import Profile
 from diffinv.method.inversion import Inversion
 from diffinv.method.sampling import Sampling
@@ -324,7 +324,48 @@ PAPER = replace(
     time_limit_seconds=21 * 24 * 3600,
 )
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, PAPER)}
+# The paper's questions and datasets within 24 hours of one A100 for each dataset, all lessons together, by
+# `benchmarks/cost_by_counts.py`. What is less than in `paper`: updates and steps, of which more gain nothing
+# on the embedded datasets (`python -m benchmarks.settings_search`; lesson 12 on samplers), real images, and
+# optimiser steps, the same for all that is compared.
+DAY = replace(
+    PAPER,
+    name="day",
+    dtype="bfloat16",
+    fast=True,
+    dataset_settings=DAYS_DATASETS,
+    inversion=replace(PAPER.inversion, steps_per_image=400, batch_size=64),
+    sampling=replace(
+        PAPER.sampling, scheduler="DPMSolverMultistepScheduler", num_inference_steps=20, batch_size=128
+    ),
+    training=replace(PAPER.training, optimiser_steps=2000, warmup_steps=100, fast=True),
+    quickstart=Quickstart(real_per_class=20),
+    inversion_lesson=InversionLesson(updates_grid=(50, 100, 200, 400, 1000)),
+    sampling_lesson=SamplingLesson(real_per_class=20, sweep_originals=50, sweep_copies=10),
+    generator_lesson=replace(
+        PAPER.generator_lesson,
+        real_per_class=20,
+        gan=GANTraining(optimiser_steps=10_000),
+        latent_inversion=LatentInversion(steps_per_image=200),
+    ),
+    lecf_lesson=replace(PAPER.lecf_lesson, real_per_class=20),
+    retrieval_lesson=replace(PAPER.retrieval_lesson, real_per_class=20),
+    augmentation_lesson=AugmentationLesson(
+        real_per_class=20, images_per_real=5, with_samples=("autoaugment", "mixup", "cutmix")
+    ),
+    ablations_lesson=replace(
+        PAPER.ablations_lesson,
+        real_per_class=20,
+        updates_grid=(50, 400, 1000),
+        inference_steps_grid=(5, 10, 20),
+        native_inference_steps=10,
+        number_grid=(1, 5, 10),
+        drawn=10,
+    ),
+    time_limit_seconds=24 * 3600,
+)
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (SMOKE, TINY, COLAB, DAY, PAPER)}
 
 
 def prompt_for(dataset: str, class_name: str) -> str:

@@ -1,22 +1,18 @@
 """Stage 1 through the cache: vectors that were learned once are not learned again."""
 
 import time
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from diffinv.artefacts.keys import content_key, default_cache_dir
+from diffinv.artefacts.engine import Engine, on_engine
+from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.parts import end_of_part, groups_of, own
-from diffinv.artefacts.tensors import read_header, read_tensors, tensor_bytes
-from diffinv.artefacts.writing import ArtefactError, claimed, provenance, write_atomically
+from diffinv.artefacts.vectors import VectorCache
+from diffinv.artefacts.writing import claimed, provenance
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.method.inversion import (
@@ -38,17 +34,20 @@ def invert(
     *,
     cache_dir: Path | None = None,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> EmbeddingStore:
     """Learn, or take from the cache, the vectors of every image.
 
     The vectors of an image depend on the model, the settings, its pixels and its id (and its class name if
     they start from it); to float tolerance, not on the other images. Each finished group of `batch_size`
-    images is cached at once: an interrupted run loses one group, and a subset of the images is free.
-    Raises ValueError for an unsuitable resolution and InversionDiverged for a loss that is not finite.
+    images is cached at once: an interrupted run loses one group, and a subset of the images is free. An
+    `engine` shares the groups among its workers (`artefacts.engine`). Raises ValueError for an unsuitable
+    resolution and InversionDiverged for a loss that is not finite.
     """
     settings = settings or Inversion()
-    last = settings.steps_per_image
-    return inversion_path(diffusion, real, settings, (last,), cache_dir=cache_dir, progress=progress)[last]
+    last = (settings.steps_per_image,)
+    how: dict[str, Any] = {"cache_dir": cache_dir, "progress": progress, "engine": engine}
+    return inversion_path(diffusion, real, settings, last, **how)[last[0]]
 
 
 def inversion_path(
@@ -59,6 +58,7 @@ def inversion_path(
     *,
     cache_dir: Path | None = None,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> dict[int, EmbeddingStore]:
     """The vectors of every image after each of these numbers of updates, learned in one go.
 
@@ -68,6 +68,17 @@ def inversion_path(
     check_invertible(diffusion, real, settings)
     if not updates or min(updates) < 1:
         raise ValueError(f"updates are {list(updates)}: give at least one number, each of at least 1.")
+    return on_engine(engine, _path, diffusion, real, settings, updates, cache_dir, progress)
+
+
+def _path(
+    diffusion: FrozenDiffusion,
+    real: LabelledImages,
+    settings: Inversion,
+    updates: Sequence[int],
+    cache_dir: Path | None,
+    progress: bool,
+) -> dict[int, EmbeddingStore]:
     stops = {after: replace(settings, steps_per_image=after) for after in sorted(set(updates))}
     longest = stops[max(stops)]
     caches, model = {}, (RECIPE, diffusion.fingerprint, str(diffusion.dtype))
@@ -75,7 +86,7 @@ def inversion_path(
         # The batch size is no part of the key: it does not change the vectors.
         recipe = (*model, replace(stop, batch_size=1), real.resolution)
         record = inversion_record(diffusion, real.resolution, stop)
-        caches[after] = InversionCache("inversion", recipe, record, cache_dir)
+        caches[after] = VectorCache("inversion", recipe, record, cache_dir)
     keys = _image_keys(real, settings)
     learn_missing(
         caches,
@@ -85,7 +96,7 @@ def inversion_path(
         lambda images: inversion_steps(diffusion, images, longest),
         progress=progress,
     )
-    return {after: cache.store(real, keys) for after, cache in caches.items()}
+    return {after: store_of(cache, real, keys) for after, cache in caches.items()}
 
 
 def inversion_record(
@@ -103,91 +114,21 @@ def inversion_record(
     )
 
 
-class InversionCache:
-    """A folder of shards, one for each finished group of images; all were made with the same settings.
-
-    A shard says in its header which images it holds, so that any subset of them, grouped in any way, finds
-    them again. `recipe` is all that vectors depend on besides the image, `record` their provenance.
-    """
-
-    def __init__(
-        self, kind: str, recipe: Sequence[Any], record: dict[str, Any], cache_dir: Path | None = None
-    ) -> None:
-        self.record = record
-        self.folder = Path(cache_dir or default_cache_dir()) / kind / content_key(*recipe)
-        self._places: dict[str, tuple[Path, int, float | None]] = {}  # shard, row in it, seconds of the image
-        self._seen: set[Path] = set()
-        self._intact: set[Path] = set()
-        self.look()
-
-    def look(self) -> None:
-        """Take in the shards that were written since the last look, by this process or another."""
-        for path in sorted(set(self.folder.glob("*.safetensors")) - self._seen):
-            self._seen.add(path)
-            with self._relearning(path):
-                header = read_header(path)
-                self._register(path, header["keys"], header.get("seconds"))
-
-    def __contains__(self, key: str) -> bool:
-        path = self._places[key][0] if key in self._places else None
-        if path and path not in self._intact:
-            with self._relearning(path):
-                read_tensors(path)  # only shards in use are worth the reading
-                self._intact.add(path)
-        return key in self._places
-
-    @contextmanager
-    def _relearning(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (ArtefactError, KeyError) as error:
-            # Written in one piece, so the disk has spoilt it since.
-            self._places = {key: place for key, place in self._places.items() if place[0] != path}
-            warnings.warn(f"the images of {path} are learned again: {error}", stacklevel=4)
-
-    def write(
-        self,
-        keys: Sequence[str],
-        embeddings: Float[Tensor, "image token channel"],
-        losses: Float[Tensor, " image"],
-        seconds: float,
-    ) -> None:
-        """Keep the vectors of one group, and the time that learning them took."""
-        path = self.folder / f"{content_key(list(keys))}.safetensors"
-        tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
-        header = {"keys": list(keys), "provenance": self.record, "seconds": seconds}
-        with write_atomically(path) as file:
-            file.write(tensor_bytes(tensors, header))
-        self._register(path, keys, seconds)
-
-    def store(self, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
-        """The vectors of these images, each under its key; KeyError if one is not there."""
-        rows_of, places = defaultdict(list), [self._places[key] for key in keys]
-        for position, (path, row, _) in enumerate(places):
-            rows_of[path].append((position, row))
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for path, rows in rows_of.items():
-            shard, _ = read_tensors(path)
-            found |= {at: (shard["embeddings"][row], shard["losses"][row]) for at, row in rows}
-        known = [share for *_, share in places if share is not None]
-        seconds = round(sum(known), 3) if len(known) == len(keys) else None
-        return EmbeddingStore(
-            embeddings=torch.stack([found[at][0] for at in range(len(keys))]),
-            labels=torch.tensor(real.labels, dtype=torch.int64),
-            class_names=real.class_names,
-            ids=real.ids,
-            losses=torch.stack([found[at][1] for at in range(len(keys))]),
-            provenance={**self.record, "learning_seconds": seconds},
-        )
-
-    def _register(self, path: Path, keys: Sequence[str], seconds: float | None) -> None:
-        share = None if seconds is None else seconds / len(keys)
-        for row, key in enumerate(keys):
-            self._places.setdefault(key, (path, row, share))
+def store_of(cache: VectorCache, real: LabelledImages, keys: Sequence[str]) -> EmbeddingStore:
+    """The vectors of these images, each under its key; KeyError if one is not there."""
+    vectors, losses, seconds = cache.read(keys)
+    return EmbeddingStore(
+        embeddings=vectors,
+        labels=torch.tensor(real.labels, dtype=torch.int64),
+        class_names=real.class_names,
+        ids=real.ids,
+        losses=losses,
+        provenance={**cache.record, "learning_seconds": seconds},
+    )
 
 
 def learn_missing(
-    caches: Mapping[int, InversionCache],
+    caches: Mapping[int, VectorCache],
     real: LabelledImages,
     keys: Sequence[str],
     groups: Sequence[Sequence[int]],
@@ -206,7 +147,13 @@ def learn_missing(
     def lacking(group: Sequence[int]) -> list[int]:
         return [index for index in group if any(keys[index] not in cache for cache in caches.values())]
 
-    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, own(groups)) if g}
+    def any_lacks() -> bool:
+        for cache in caches.values():
+            cache.look()
+        return any(map(lacking, groups))
+
+    mine = own(groups, sum(map(bool, map(lacking, groups))))
+    missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, mine) if g}
 
     def steps() -> Iterator[None]:
         for path in claimed(missing):
@@ -231,7 +178,7 @@ def learn_missing(
 
     for _ in progress_bar(steps(), len(missing) * max(caches), desc, enabled=progress and bool(missing)):
         pass
-    end_of_part(groups)
+    end_of_part(groups, any_lacks)
 
 
 def _image_keys(real: LabelledImages, settings: Inversion) -> list[str]:

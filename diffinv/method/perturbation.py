@@ -56,16 +56,15 @@ def partners(store: EmbeddingStore, sources: Sequence[int], copies: Sequence[int
     Raises ValueError where a class has no other image.
     """
     _check_pairs(sources, copies)
-    labels = store.labels.tolist()
-    require_partners([labels[source] for source in sources], labels, store.class_names)
-    by_id = sorted(range(len(labels)), key=store.ids.__getitem__)  # the store's order must not matter
-    classmates = {label: [row for row in by_id if labels[row] == label] for label in set(labels)}
+    labels = store.labels.numpy()
+    require_partners(labels[list(sources)], labels, store.class_names)
     chosen = []
     for source, copy in zip(sources, copies, strict=True):
         # differs from upstream: a partner never equals self and never comes from another class
-        others = [row for row in classmates[labels[source]] if row != source]
-        draw = torch.randint(len(others), (), generator=stream(seed, "partner", store.ids[source], copy))
-        chosen.append(others[int(draw)])
+        members = store.classmates[int(labels[source])]
+        generator = stream(seed, "partner", store.ids[source], copy)
+        draw = int(torch.randint(len(members) - 1, (), generator=generator))
+        chosen.append(int(members[draw + int(draw >= store.places_in_class[source])]))
     return chosen
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from diffinv.artefacts.keys import content_key
-from diffinv.foundation.networks import usable_device, weights_fingerprint
+from diffinv.foundation.networks import LoadedAgain, usable_device, weights_fingerprint
 from diffinv.models.checkpoint import (
     EMBEDDED,
     PINNED_REVISIONS,
@@ -61,7 +61,7 @@ class FrozenEncoder:
         return (pixels - self.image_mean) / self.image_std
 
 
-class FrozenClip(FrozenEncoder):
+class FrozenClip(LoadedAgain, FrozenEncoder):
     """A CLIPModel with its tokenizer."""
 
     def __init__(
@@ -149,7 +149,9 @@ def load_clip(name: str | Path = "tinysd", *, device: str | torch.device | None 
     check_whole(f"CLIP {str(name)!r}", tensor_faults("model", model, info))
     how = preparation(place, revision)
     colours = {name: how[name] for name in ("image_mean", "image_std") if name in how}
-    return FrozenClip(model, words, name=str(name), device=device, **colours)
+    clip = FrozenClip(model, words, name=str(name), device=device, **colours)
+    clip.origin = partial(load_clip, name, device=device.type)
+    return clip
 
 
 def _find(name: str | Path) -> tuple[str | Path, str | Path]:

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from diffinv.foundation.networks import hash_weights, usable_device
+from diffinv.foundation.networks import LoadedAgain, go_faster, hash_weights, usable_device
 from diffinv.models.checkpoint import (
     COMPONENTS,
     NETWORKS,
@@ -56,7 +56,7 @@ class NetworkCalls:
     with_gradient: int = 0
 
 
-class FrozenDiffusion:
+class FrozenDiffusion(LoadedAgain):
     """The model of the paper's section 3, every weight frozen: E, D, eps_theta and c_theta.
 
     `latents` are always scaled (the U-Net's units), `images` are uint8 arrays, height x width x RGB.
@@ -245,13 +245,15 @@ def load_diffusion(
     revision: str | None = None,
     config: str | Path | None = None,
     memory: MemorySettings | Workload | None = None,
+    fast: bool = False,
 ) -> FrozenDiffusion:
     """Load a frozen model: the embedded "tinysd", a folder in diffusers' layout, a single file, or a hub id.
 
     The device is the best one present, the dtype float32, unless given; for half precision the "fp16" files
     are read where there are any. `revision` is a commit, tag or branch of the hub; well-known names have one
     of their own (PINNED_REVISIONS). `config`, for a single file, is the folder or hub id of a checkpoint of
-    its kind. `memory` says what to trade for less of it, or for which work to choose that. Only safetensors
+    its kind. `memory` says what to trade for less of it, or for which work to choose that. `fast` compiles
+    the U-Net, and lets a GPU round float32 products to TF32: other low bits, less time. Only safetensors
     weights are read, no code of the checkpoint is run, and the safety checker is left out. Raises
     CheckpointError, one sentence, where that is not possible.
     """
@@ -261,13 +263,24 @@ def load_diffusion(
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
     pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
     check_parts(str(name), pipeline)
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "revision": revision,
+        "config": config,
+        "memory": memory,
+    }
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)
-    return FrozenDiffusion(
+    diffusion = FrozenDiffusion(
         **{part: getattr(pipeline, part) for part in COMPONENTS},
         name=path.name if Path(name).exists() else str(name),
         device=device,
         dtype=dtype,
         memory=memory,
     )
+    if fast:
+        diffusion.unet = go_faster(diffusion.unet)
+    # Not the number of the GPU: another process may see others.
+    diffusion.origin = partial(load_diffusion, name, device=device.type, fast=fast, **how)
+    return diffusion

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from diffinv.artefacts.engine import Engine, using
+from diffinv.artefacts.parts import only_part
 from diffinv.artefacts.writing import ArtefactError, check_output
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import Fit
@@ -153,6 +155,7 @@ def prepare(
         device=device or settings.device,
         dtype=settings.torch_dtype,
         memory=settings.memory_request,
+        fast=settings.fast,
     )
     # Larger ones come out worse, and take a multiple of the time.
     side = min(own.real.resolution, diffusion.native_resolution) if resolution is None else resolution
@@ -177,6 +180,7 @@ def augment(
     seed: int = 0,
     anyway: bool = False,
     report: Report = print,
+    engine: Engine | str | None = None,
     **options: Any,
 ) -> Augmented:
     """Make synthetic images of one's own, choose their settings, and prove what they gain.
@@ -185,17 +189,23 @@ def augment(
     `options` are those of `prepare`: `profile`, `model`, `device`, `diffusion`; `resolution`; how the folder
     is read (`fit`, `class_level`, `skip_damaged`); `images_per_real`, `num_folds` and `repetitions` of the
     cross-validation, and `optimiser_steps` of each classifier. `report` is called with each part of the
-    report, as text of 80 columns. All work is cached as soon as it is done, so that the same call goes on
-    where an interrupted one stopped, and ends with the same bytes.
+    report, as text of 80 columns. An `engine` shares the work among its workers (`artefacts.engine`). All
+    work is cached as soon as it is done, so that the same call goes on where an interrupted one stopped, and
+    ends with the same bytes.
 
     ValueError before the work for all that would stop it, and, unless `anyway`, where a trial on a few images
     says that the model cannot show them.
     """
-    plan = prepare(data, out, seed=seed, report=report, **options)
+    with using(engine):
+        return _augment(prepare(data, out, seed=seed, report=report, **options), out, seed, anyway, report)
+
+
+def _augment(plan: Plan, out: str | Path | None, seed: int, anyway: bool, report: Report) -> Augmented:
     own, diffusion, real = plan.own, plan.diffusion, plan.own.real
     _refuse([plan.photographs] if plan.photographs else [], anyway)
     clip = load_clip(plan.settings.clip, device=diffusion.device)
-    trial = try_model(diffusion, clip, real, plan.settings, seed=seed)
+    with only_part(None):  # its few images are one file of the cache
+        trial = try_model(diffusion, clip, real, plan.settings, seed=seed)
     report(wrapped([str(trial)]))
     _refuse(list(trial.faults()), anyway)
     faults = [*trial.faults(), *([plan.photographs] if plan.photographs else [])]

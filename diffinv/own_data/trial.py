@@ -75,7 +75,7 @@ def try_model(
             held_out_loss(diffusion, images, vectors, seed=seed)
             for vectors in (
                 initial_embeddings(diffusion, images, inversion),
-                invert(diffusion, images, inversion, progress=False).embeddings,
+                invert(diffusion, images, inversion, progress=False).embeddings[:],
             )
         )
         drops.append((1 - after / before).numpy())

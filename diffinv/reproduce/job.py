@@ -5,16 +5,15 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from diffinv.artefacts.engine import VARIABLE, end_with_parent
 from diffinv.foundation.checks import check_names
 from diffinv.lessons import SPENT
 
@@ -32,6 +31,7 @@ class Job:
     parameters: dict[str, Any]  # all but output_dir, which is `staging`, and results_dir
     cell_timeout_seconds: int | None
     results: Path | None = None  # of a notebook that reads what the others wrote, as its results_dir
+    engine: str | None = None  # that shares its work, as `Engine.parse` takes it; no part of its key
 
     @property
     def name(self) -> str:
@@ -104,21 +104,16 @@ def work(job: Job, threads: int, outcomes: Connection) -> None:
     # has to be put in order here then: a kernel whose parent is gone ends within a second, the executed copy
     # is saved at every cell, and whatever the notebook keeps it writes whole or not at all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    end_with_parent()
     asked = [int(os.environ[name]) for name in _THREAD_VARIABLES if os.environ.get(name, "").isdigit()]
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(min([threads, *asked]))))
     os.environ["DIFFINV_HEADLESS"] = "1"
     if cache := os.environ.get("DIFFINV_CACHE"):  # the notebooks run in a folder of their own
         os.environ["DIFFINV_CACHE"] = str(Path(cache).expanduser().resolve())
+    if job.engine is not None:
+        os.environ[VARIABLE] = job.engine
     os.environ.pop("DIFFINV_PROFILE", None)  # the profile is a parameter here, and nothing else may change it
     outcomes.send(run_job(job))
-
-
-def _stop_with_parent() -> None:
-    # kill -9 leaves the parent no time to stop us; without this, we would go on beside its successor.
-    if parent := parent_process():
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def run_job(job: Job) -> Outcome:

@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.writing import ArtefactError, provenance, read_json, write_json
@@ -20,6 +23,10 @@ class Manifest:
 
     def __init__(self, output: Path):
         self.output, self.path = output, output / "manifest.json"
+        self.read()
+
+    def read(self) -> None:
+        """Take in what is written, by this run or by another one into the same folder."""
         content = read_json(self.path) if self.path.exists() else {"notebooks": {}}
         if "notebooks" not in content:
             raise ArtefactError(f"{self.path} is not a manifest of diffinv: choose another output folder.")
@@ -35,12 +42,32 @@ class Manifest:
         files = [*record["files"], f"executed/{name}.ipynb"]
         return record["key"] == key and all((self.output / file).exists() for file in files)
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        # Not beside the manifest: a lock stays where it was, and figures are shown and committed.
+        lock = self.output / "executed" / ".manifest.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = FileLock(lock, mode=0o666).acquire()
+        except OSError as error:
+            reason = f"{lock.parent} cannot be written ({error.strerror})"
+            raise ArtefactError(f"{reason}: choose another output folder.") from error
+        with held:
+            self.read()
+            yield
+            self._write()
+
     def accept(self, name: str, staging: Path, record: dict[str, Any]) -> None:
         """Put what the notebook wrote to `staging` in place of what it wrote the last time.
 
         ArtefactError if another notebook has a file of the same name: one of the two would be lost.
         """
         files = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+        with self._changing():
+            self._take_over(name, staging, files)
+            self.notebooks[name] = {**record, "files": files}
+
+    def _take_over(self, name: str, staging: Path, files: Sequence[str]) -> None:
         for other, theirs in self.notebooks.items():
             if other != name and (shared := sorted(set(files) & set(theirs["files"]))):
                 raise ArtefactError(f"{other} writes {shared[0]} too, and one would be lost: rename it")
@@ -49,15 +76,13 @@ class Manifest:
         for file in files:
             (self.output / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / file, self.output / file)
-        self.notebooks[name] = {**record, "files": files}
-        self.write()
 
     def keep_only(self, names: set[str]) -> None:
         """Drop the records of all other notebooks: those that were renamed or removed. Their files stay."""
-        self.notebooks = {name: record for name, record in self.notebooks.items() if name in names}
-        self.write()
+        with self._changing():
+            self.notebooks = {name: record for name, record in self.notebooks.items() if name in names}
 
-    def write(self) -> None:
+    def _write(self) -> None:
         self.notebooks = dict(sorted(self.notebooks.items()))
         figures = {}
         for name, record in self.notebooks.items():

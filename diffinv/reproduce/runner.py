@@ -35,6 +35,7 @@ def reproduce(
     parameters: Mapping[str, Any] | None = None,
     notebooks: str | Path = "notebooks",
     force: bool = False,
+    engine: str | None = None,
 ) -> list[Outcome]:
     """Run the numbered notebooks and collect their figures, a manifest and a site in `output`.
 
@@ -42,7 +43,8 @@ def reproduce(
     A notebook whose figures are up to date is left alone unless `force`; one that fails is reported, its
     partial copy kept in `output/executed`, and the others still run. A notebook with a parameter
     `results_dir` reads what the others wrote: it gets `output` as that folder, and starts when all others
-    have ended. ValueError for what is unknown: the profile, a number in `only`, a parameter that a chosen
+    have ended. An `engine` such as "local 2" or "ray 8 auto" shares the work of every notebook among its
+    workers. ValueError for what is unknown: the profile, a number in `only`, a parameter that a chosen
     notebook does not declare.
     """
     if jobs < 1:
@@ -53,7 +55,9 @@ def reproduce(
     settings, notebooks = load_profile(profile), Path(notebooks)
     output, paths = Path(output or settings.output_dir).resolve(), find_notebooks(notebooks, only)
     given = {"profile": profile, **(parameters or {})}
-    chosen = [_job(path, output, given, settings.time_limit_seconds) for path in paths]
+    chosen = [
+        replace(_job(path, output, given, settings.time_limit_seconds), engine=engine) for path in paths
+    ]
     keys = {job.name: _key(job) for job in chosen}
     manifest = Manifest(output)
     # It is written here: an output folder that cannot be says so now, not after an hour.
@@ -102,6 +106,7 @@ def reproduce(
     finally:
         for job in todo:
             shutil.rmtree(job.staging, ignore_errors=True)
+        manifest.read()
         write_site(manifest.notebooks, output, notebooks)
     in_order = [outcomes[job.name] for job in chosen]
     log.info(table(in_order))

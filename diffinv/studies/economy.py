@@ -34,7 +34,7 @@ def codec_conditions(
     """
     conditions = []
     for codec in codecs:
-        packed = pack(store.embeddings, codec)
+        packed = pack(store.embeddings[:], codec)
         make = synthesizer
         if codec != "float32":
             lossy = replace(store, embeddings=unpack(packed, codec))

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from diffinv.artefacts.engine import Engine, on_engine
 from diffinv.artefacts.keys import content_key
+from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.studies.grid import Condition, run_study
@@ -52,6 +55,7 @@ def cross_validate(
     cache_dir: str | Path | None = None,
     dataset: str = "icons10",
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> pd.DataFrame:
     """The rows of `run_study` for each fold of each repetition, tested on it and trained on all others.
 
@@ -59,19 +63,32 @@ def cross_validate(
     its own seed, by which the rows of two conditions are paired.
     """
     drawn = [folds_of(real, num_folds, seed=seed + number, groups=groups) for number in range(repetitions)]
-    pairs = [(number, fold) for number in range(repetitions) for fold in range(num_folds)]
-    found = []
-    for number, fold in progress_bar(pairs, total=len(pairs), desc="folds", enabled=progress):
-        rows = run_study(
-            conditions,
-            train=real.subset(drawn[number] != fold),
-            test=real.subset(drawn[number] == fold),
-            seeds=[seed + number * num_folds + fold],
-            cache_dir=cache_dir,
-            dataset=dataset,
-            progress=False,
-        )
+    how: dict[str, Any] = {"cache_dir": cache_dir, "dataset": dataset, "progress": False}
+    return on_engine(engine, _each_fold, conditions, real, drawn, num_folds, seed, progress, how)
+
+
+def _each_fold(
+    conditions: Sequence[Condition],
+    real: LabelledImages,
+    drawn: Sequence[Int[np.ndarray, " image"]],
+    num_folds: int,
+    seed: int,
+    progress: bool,
+    how: dict[str, Any],
+) -> pd.DataFrame:
+    pairs = [(number, fold) for number in range(len(drawn)) for fold in range(num_folds)]
+    found, mine = [], own(pairs, 0)  # the study of a fold says itself what it lacks
+    for number, fold in progress_bar(mine, total=len(mine), desc="folds", enabled=progress):
+        with only_part(None):
+            rows = run_study(
+                conditions,
+                train=real.subset(drawn[number] != fold),
+                test=real.subset(drawn[number] == fold),
+                seeds=[seed + number * num_folds + fold],
+                **how,
+            )
         found.append(rows.assign(repetition=number, fold=fold))
+    end_of_part(pairs, lambda: True)
     return pd.concat(found, ignore_index=True)
 
 

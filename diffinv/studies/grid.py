@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffinv.artefacts.engine import Engine, on_engine
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.artefacts.writing import claimed, read_cached_json, write_cached_json
@@ -54,20 +55,24 @@ def run_study(
     dataset: str = "icons10",
     by_class: bool = False,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> pd.DataFrame:
     """One row for each condition and seed: the final-step accuracy on `test`, and what went into it.
 
     The seed decides the real subset, the synthetic images and the classifier. Every cell is cached by its
     content as soon as it is done, so that a run killed at any time continues, and a cell that two figures
     share is computed once. `by_class` adds two columns: the accuracies `by_class`, and `balanced_accuracy`,
-    their mean. ValueError where a comparison would not be fair: unequal numbers of optimiser steps, other
-    classes or another resolution to test on.
+    their mean. An `engine` shares the cells among its workers (`artefacts.engine`). ValueError where a
+    comparison would not be fair: unequal numbers of optimiser steps, other classes or another resolution to
+    test on.
 
     # differs from upstream: a subset of the real images gets only the samples made from it.
     """
     _check(conditions, train, test, seeds)
     cells = [(condition, seed) for condition in conditions for seed in seeds]
-    computed = _each_cached(
+    computed = on_engine(
+        engine,
+        _each_cached,
         _cache_of("studies", cache_dir),
         [_cell_key(condition, train, test, seed) for condition, seed in cells],
         [partial(_compute_cell, condition, train, test, seed) for condition, seed in cells],
@@ -92,6 +97,7 @@ def accuracy_scores(
     seeds: Sequence[int] = (0, 1, 2),
     cache_dir: str | Path | None = None,
     progress: bool = True,
+    engine: Engine | str | None = None,
 ) -> pd.DataFrame:
     """The classification accuracy score (Ravuri and Vinyals 2019): train on a set, test on real images.
 
@@ -103,7 +109,9 @@ def accuracy_scores(
         raise ValueError(f"the seeds are {list(seeds)}: give at least {LEAST_SEEDS} different ones.")
     check_images(training.architecture, test.num_classes, test.resolution)
     cells = [(name, seed) for name in sets for seed in seeds]
-    computed = _each_cached(
+    computed = on_engine(
+        engine,
+        _each_cached,
         _cache_of("accuracy_scores", cache_dir),
         [
             # The sources count: they tell samples from real images, and so decide the batches.
@@ -150,15 +158,22 @@ def _each_cached(
     A cell of an earlier version, which lacks what is needed, is computed again.
     """
     wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
-    cells, mine = {}, own(list(wanted))
-    for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress, alike=False):
+
+    def found(path: Path) -> dict[str, Any] | None:
         cell = read_cached_json(path)
-        if cell is None or not cell.keys() >= set(needed):
+        return cell if cell is not None and cell.keys() >= set(needed) else None
+
+    def lacking() -> int:
+        return sum(found(path) is None for path in wanted)
+
+    cells, mine = {}, own(list(wanted), lacking())
+    for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress, alike=False):
+        if (cell := found(path)) is None:
             with only_part(None):  # a cell needs all of its samples
                 cell = wanted[path]()
             write_cached_json(path, cell)
         cells[path] = cell
-    end_of_part(list(wanted))
+    end_of_part(list(wanted), lambda: lacking() > 0)
     return [cells[folder / f"{key}.json"] for key in keys]
 
 

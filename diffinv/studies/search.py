@@ -48,17 +48,23 @@ def search(
         left, standing = list(values), values[0]
         scores: dict[Any, list[float]] = {value: [] for value in values}
         for seed in seeds:
-            for value in left:
+            # All values in one study, whose cells an engine then shares.
+            pairs = [
+                _conditions(build({**current, setting: value}), training, images_per_real, real_per_class)
+                for value in left
+            ]
+            rows = run_study(
+                [condition for pair in pairs for condition in pair],
+                train=train,
+                test=validation,
+                seeds=[seed],
+                cache_dir=cache_dir,
+                dataset=dataset,
+                progress=False,
+            )
+            for place, value in enumerate(left):
                 settings = {**current, setting: value}
-                found = run_study(
-                    _conditions(build(settings), training, images_per_real, real_per_class),
-                    train=train,
-                    test=validation,
-                    seeds=[seed],
-                    cache_dir=cache_dir,
-                    dataset=dataset,
-                    progress=False,
-                ).set_index("condition")["accuracy"]
+                found = rows.iloc[2 * place : 2 * place + 2].set_index("condition")["accuracy"]
                 scores[value].append(float(found.mean()))
                 tried = {"setting": setting, "value": value, "settings": json.dumps(settings), "seed": seed}
                 tries.append({**tried, **found.to_dict(), "score": scores[value][-1]})

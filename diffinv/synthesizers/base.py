@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from diffinv.artefacts.keys import content_key, default_cache_dir, described
 from diffinv.artefacts.parts import end_of_part, groups_of, own
+from diffinv.artefacts.rows import RowsOnDisk, pick
 from diffinv.artefacts.writing import (
     claimed,
     provenance,
@@ -96,14 +97,14 @@ def numbered(count: int, images_per_real: int) -> tuple[list[int], list[int]]:
 
 def labelled(
     real: Originals,
-    images: UInt8[np.ndarray, "sample height width 3"],
+    images: UInt8[np.ndarray, "sample height width 3"] | RowsOnDisk,
     sources: Sequence[int],
     copies: Sequence[int],
     record: dict[str, Any],
 ) -> LabelledImages:
     """Samples with the label of their source, called by it and by their copy number."""
     return LabelledImages(
-        images=images,
+        images=cast(np.ndarray, images),
         labels=np.asarray(real.labels)[list(sources)],
         class_names=real.class_names,
         ids=tuple(f"{real.ids[source]}#{copy}" for source, copy in zip(sources, copies, strict=True)),
@@ -162,24 +163,39 @@ def synthesize(
     key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
     folder = default_cache_dir() / "samples" / key
     rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
-    made: dict[Path, _Shard] = {}
-    mine = own(list(rows_of))
+    seconds: dict[Path, float | None] = {}
+    paths = list(rows_of)
+    mine = own(paths, _lacking(paths))
     for path in progress(claimed(mine), total=len(mine), desc="samples"):
         rows = slice(rows_of[path].start, rows_of[path].stop)
-        made[path] = _cached_shard(path, real, draw, sources[rows], copies[rows])
-    end_of_part(list(rows_of))
-    shards = [made[path] for path in rows_of]
+        seconds[path] = _cached_shard(path, real, draw, sources[rows], copies[rows]).seconds_per_sample
+    end_of_part(paths, lambda: _lacking(paths) > 0)
+    sizes = [len(rows) for rows in rows_of.values()]
+    shape = (real.resolution, real.resolution, 3)
+    images = RowsOnDisk(_rows_of_shard, list(zip(paths, sizes, strict=True)), sizes, shape, np.uint8)
     record = sample_record(
         real,
         description,
         images_per_real=images_per_real,
         seed=seed,
         started=started,
-        seconds_per_sample=_mean_seconds(shards),
+        seconds_per_sample=_mean_seconds([(len(rows), seconds[path]) for path, rows in rows_of.items()]),
         stages=stages,
         **more,
     )
-    return labelled(real, np.concatenate([shard.images for shard in shards]), sources, copies, record)
+    return labelled(real, pick(images, range(len(sources))), sources, copies, record)
+
+
+def _rows_of_shard(
+    piece: tuple[Path, int], rows: Sequence[int] | None
+) -> UInt8[np.ndarray, "sample height width 3"]:
+    path, count = piece  # a larger request may have made the shard longer
+    shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    return shard[:count] if rows is None else shard[rows]
+
+
+def _lacking(paths: Sequence[Path]) -> int:
+    return sum(not path.exists() for path in paths)
 
 
 class _Shard(NamedTuple):
@@ -189,9 +205,10 @@ class _Shard(NamedTuple):
     seconds_per_sample: float | None
 
 
-def _mean_seconds(shards: Sequence[_Shard]) -> float | None:
-    known = [len(s.images) * s.seconds_per_sample for s in shards if s.seconds_per_sample is not None]
-    return sum(known) / sum(len(s.images) for s in shards) if len(known) == len(shards) else None
+def _mean_seconds(parts: Sequence[tuple[int, float | None]]) -> float | None:
+    """Of all samples together, given how many each part has, and the seconds of one of them."""
+    known = [count * seconds for count, seconds in parts if seconds is not None]
+    return sum(known) / sum(count for count, _ in parts) if len(known) == len(parts) else None
 
 
 def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> _Shard:
@@ -211,7 +228,10 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     fresh = resize_images(draw(sources, copies), real.resolution)
     drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
     both = [found, drawn] if len(found.images) else [drawn]
-    whole = _Shard(np.concatenate([part.images for part in both]), _mean_seconds(both))
+    whole = _Shard(
+        np.concatenate([part.images for part in both]),
+        _mean_seconds([(len(part.images), part.seconds_per_sample) for part in both]),
+    )
     checksum = content_key(whole.images)
     write_cached_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
     with write_atomically(path) as file:

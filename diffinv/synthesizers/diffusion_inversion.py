@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diffinv.artefacts.engine import Engine, on_engine, using
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import sample_streams
 from diffinv.method.cached import invert
@@ -68,11 +69,17 @@ class DiffusionInversion:
                 raise ValueError(f"the store's vectors are for {self.store.resolution} px: use from_store.")
 
     def __call__(
-        self, real: LabelledImages | None = None, *, images_per_real: int = 1, seed: int = 0
+        self,
+        real: LabelledImages | None = None,
+        *,
+        images_per_real: int = 1,
+        seed: int = 0,
+        engine: Engine | str | None = None,
     ) -> LabelledImages:
         """Invert and sample, or find in the cache; ValueError before any work that could not be used.
 
-        Real images are given unless there is a store; beside a store they choose whose vectors are used.
+        Real images are given unless there is a store; beside a store they choose whose vectors are used. An
+        `engine` shares both stages among its workers (`artefacts.engine`).
         """
         originals: Originals | None = self.store if real is None else real
         if originals is None:
@@ -80,22 +87,9 @@ class DiffusionInversion:
         if real is None and self.sampling.strength < 1:
             raise ValueError(f"strength is {self.sampling.strength} and needs the real images: give them.")
         self.check(originals, images_per_real)
-        store = self._vectors(real)
-        sampling = replace(self.sampling, resolution=store.resolution)
-        updates = store.provenance["settings"]["steps_per_image"] * len(store)
-        noised = None if real is None or sampling.strength == 1 else real.resize(store.resolution)
-        stages = [Stage("inversion", store.provenance.get("learning_seconds"), updates)]
-
-        def draw(sources: list[int], copies: list[int]) -> np.ndarray:
-            kind, labels = self.perturbation.unconditional, store.labels[sources]
-            conditioning = conditioning_for(store, sources, copies, self.perturbation, seed)
-            unconditional = unconditional_embedding(store, kind, self.diffusion, labels)
-            streams = sample_streams(seed, "sample", store.ids, sources, copies)
-            latents = None if noised is None else self.diffusion.latent_moments(noised.images[sources])[0]
-            return sample(self.diffusion, conditioning, unconditional, sampling, streams, latents)
-
-        request = {"images_per_real": images_per_real, "seed": seed}
-        return synthesize(originals, draw, self.describe(), **request, stages=stages)
+        with using(engine):
+            store = self._vectors(real)
+            return on_engine(None, _drawn, self, originals, store, images_per_real, seed)
 
     def check(self, real: Originals, images_per_real: int) -> None:
         """Refuse, as a call does, what could not be carried out; nothing is learned or drawn."""
@@ -126,3 +120,26 @@ class DiffusionInversion:
             "perturbation": describe_settings(self.perturbation),
             "sampling": describe_settings(self.sampling),
         }
+
+
+def _drawn(
+    recipe: DiffusionInversion, originals: Originals, store: EmbeddingStore, images_per_real: int, seed: int
+) -> LabelledImages:
+    perturbation, sampling = recipe.perturbation, replace(recipe.sampling, resolution=store.resolution)
+    updates = store.provenance["settings"]["steps_per_image"] * len(store)
+    stages = [Stage("inversion", store.provenance.get("learning_seconds"), updates)]
+    noised = None
+    if sampling.strength < 1:
+        assert isinstance(originals, LabelledImages)
+        noised = originals.resize(store.resolution)
+
+    def draw(sources: list[int], copies: list[int]) -> np.ndarray:
+        kind, labels = perturbation.unconditional, store.labels[sources]
+        conditioning = conditioning_for(store, sources, copies, perturbation, seed)
+        unconditional = unconditional_embedding(store, kind, recipe.diffusion, labels)
+        streams = sample_streams(seed, "sample", store.ids, sources, copies)
+        latents = None if noised is None else recipe.diffusion.latent_moments(noised.images[sources])[0]
+        return sample(recipe.diffusion, conditioning, unconditional, sampling, streams, latents)
+
+    request = {"images_per_real": images_per_real, "seed": seed}
+    return synthesize(originals, draw, recipe.describe(), **request, stages=stages)

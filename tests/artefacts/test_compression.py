@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffinv.artefacts.compression import Packed, check_codec, pack, unpack
+from diffinv.artefacts.compression import Packed, check_codec, own_and_shared, pack, packed_shards, unpack
 
 CODECS = ("float32", "float16", "int8", "int4", "int3", "pca8", "pca16", "pq4", "pq16")
 
@@ -63,7 +63,11 @@ def test_shards_hold_what_is_shared_once_and_join_again(vectors, codec):
     shards = [packed.shard(slice(start, start + 64)) for start in range(0, 200, 64)]
     sizes = [sum(t.numel() * t.element_size() for t in shard.values()) for shard in shards]
     assert sum(sizes) == packed.num_bytes
-    assert torch.equal(unpack(Packed.of_shards(shards), codec), unpack(packed, codec))
+    names, shared = own_and_shared(shards[0])
+    joined = Packed({name: torch.cat([shard[name] for shard in shards]) for name in names}, shared)
+    assert torch.equal(unpack(joined, codec), unpack(packed, codec))
+    streamed = list(packed_shards(vectors, codec, 64))
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(streamed, shards, strict=True) for name in b)
 
 
 def test_a_token_of_zeros_and_a_large_one_survive_eight_bits():

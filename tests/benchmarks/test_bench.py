@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 
+import pandas as pd
 import pytest
 import torch
 
-from benchmarks import bench
+from benchmarks import bench, engines
 
 
 def test_both_stages_are_measured_and_written(tiny_checkpoint, tmp_path, capsys):
@@ -83,3 +84,13 @@ def test_the_ratio_is_the_share_that_the_network_alone_takes(clock):
     )
     assert (found.ratio, found.ratio_range, found.goal) == (0.5, (0.5, 0.5), bench.GOALS["sampling"])
     assert (found.ours_seconds, found.bare_seconds, found.ours_ms_per_image) == (10, 5, 2000)
+
+
+def test_engines_are_measured_beside_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.engines.sizes_up_to", lambda most: [40])
+    table = tmp_path / "engines.csv"
+    short = ["--workers", "1", "--updates", "1", "--repeats", "1", "--engines", "local", "--images", "40"]
+    assert engines.main([*short, "--output", str(table)]) == 0
+    rows = pd.read_csv(table).set_index(["measure", "engine"])["value"]
+    assert rows["parts per second", "local"] > 0 and rows["overhead per part, ms", "local"] >= 0
+    assert all(rows["peak memory, MiB", what] > 50 for what in ("store", "driver", "worker"))

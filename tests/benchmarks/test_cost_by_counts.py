@@ -7,6 +7,7 @@ from torch import nn
 
 from benchmarks.cost_by_counts import (
     TERAFLOPS,
+    TERAFLOPS_OF_CLASSIFIERS,
     costs,
     decoding_flops,
     markdown,
@@ -50,6 +51,22 @@ def test_the_page_on_gpus_has_the_hours_of_every_dataset():
     table = costs(paper, TERAFLOPS["paper"])
     assert "\n".join(markdown(paper, table)) in GPU_PAGE
     assert table["hours"].max() * 3600 < paper.time_limit_seconds
+
+
+def test_a_day_of_one_gpu_is_enough_for_all_lessons_on_each_dataset():
+    table = costs(load_profile("day"), TERAFLOPS["day"], TERAFLOPS_OF_CLASSIFIERS["day"])
+    assert set(table["lesson"]) == {f"{number:02d}" for number in (*range(11), 12)}
+    hours = table.groupby("dataset")["hours"].sum()
+    assert set(hours.index) == set(load_profile("paper").datasets)
+    assert hours.max() <= 24, hours.to_string()
+
+
+def test_the_page_on_gpus_has_the_hours_of_a_day():
+    table = costs(load_profile("day"), TERAFLOPS["day"], TERAFLOPS_OF_CLASSIFIERS["day"])
+    said = [
+        f"{name} {hours:.0f} h" for name, hours in table.groupby("dataset", sort=False)["hours"].sum().items()
+    ]
+    assert ", ".join(said) in " ".join(GPU_PAGE.split())
 
 
 def test_a_free_gpu_is_done_in_time_by_the_counts():

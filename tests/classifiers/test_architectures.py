@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
+from diffinv.classifiers import libraries
 from diffinv.classifiers.architectures import ARCHITECTURES, build_classifier
 from diffinv.classifiers.libraries import checkpoint_key, library_name
 from diffinv.classifiers.training import Training, train_classifier
@@ -248,3 +249,12 @@ def test_timm_is_used_where_it_is_installed_and_else_asked_for(monkeypatch):
     pytest.importorskip("timm")
     model = build_classifier("timm:resnet10t", 3, 32, generator=seeded(0)).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_the_hub_is_asked_once_for_the_commit_of_a_name(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        libraries, "cached_file", lambda *_: asked.append(1) or tmp_path / "c0ffee" / "config.json"
+    )
+    assert {checkpoint_key("hf:somebody/network-of-a-test") for _ in range(3)} == {("c0ffee",)}
+    assert len(asked) == 1

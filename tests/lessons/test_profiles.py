@@ -18,13 +18,13 @@ from diffinv.synthesizers.upstream.settings import UPSTREAM
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
-def test_there_are_four_profiles_and_each_knows_its_name():
-    assert list(PROFILES) == ["smoke", "tiny", "colab", "paper"]
+def test_every_profile_knows_its_name():
+    assert list(PROFILES) == ["smoke", "tiny", "colab", "day", "paper"]
     assert all(load_profile(name).name == name for name in PROFILES)
 
 
 def test_an_unknown_profile_is_refused_with_the_names():
-    with pytest.raises(ValueError, match=r"'huge'.*smoke, tiny, colab, paper"):
+    with pytest.raises(ValueError, match=r"'huge'.*smoke, tiny, colab, day, paper"):
         load_profile("huge")
 
 
@@ -241,3 +241,14 @@ def test_a_lesson_holds_no_number_of_a_profile(path: Path):
         r"steps_per_image=\d\d|num_inference_steps=\d|optimiser_steps=\d|images_per_real=\d|seeds=[\[(]\d"
     )
     assert not re.findall(counts, code)
+
+
+def test_a_day_asks_the_papers_questions_of_the_papers_datasets():
+    day, paper = load_profile("day"), load_profile("paper")
+    assert day.datasets == paper.datasets and day.seeds == paper.seeds and day.model == paper.model
+    assert day.fast and day.training.fast and day.dtype == "bfloat16" and not paper.fast
+    for name in day.datasets:
+        own, papers = day.for_dataset(name), paper.for_dataset(name)
+        assert own.sampling.resolution == papers.sampling.resolution
+        assert own.classifier_lesson.pool_per_class <= papers.classifier_lesson.pool_per_class
+        assert own.classifier_lesson.pool_per_class >= max(own.few_shot_lesson.shots)

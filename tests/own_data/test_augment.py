@@ -129,15 +129,15 @@ class Run:
     def __init__(self, place: Path, name: str) -> None:
         self.folder, self.cache, self.out = place / "mine", place / name, place / f"{name}_set"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "DIFFINV_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
-        arguments = ["augment", self.folder, "--out", self.out, "--profile", "smoke"]
+        arguments = ["augment", self.folder, "--out", self.out, "--profile", "smoke", *more]
         command = [sys.executable, "-m", "diffinv", *map(str, arguments)]
         environment["PYTHONPATH"] = str(ROOT)
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def finish(self) -> None:
-        process = self.start()
+    def finish(self, *more: str) -> None:
+        process = self.start(*more)
         assert process.communicate()[1] is not None and process.returncode == 0
 
     def cells(self) -> int:
@@ -168,6 +168,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_an_unbroken_one(unbroke
     broken.finish()
     assert digests(broken.out) == digests(unbroken.out)
     assert vectors.items() <= digests(broken.cache / "inversion").items()
+
+
+def test_parts_of_each_stage_make_the_same_set(unbroken):
+    parts = Run(unbroken.out.parent, "parts")
+    for part in ("2/2", "1/1"):  # the rest of the first stage and, as there is no other part, all others
+        parts.finish("--shard", part)
+        assert not parts.out.exists()
+    cells, done = parts.cells(), digests(parts.cache)
+    assert cells == unbroken.cells()
+    parts.finish()
+    assert digests(parts.out) == digests(unbroken.out)
+    assert parts.cells() == cells and digests(parts.cache / "studies") == {
+        name.removeprefix("studies/"): digest for name, digest in done.items() if name.startswith("studies/")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,11 @@ from jupyter_client.provisioning import LocalProvisioner
 from small_notebooks import DRAW, PARAMETERS, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
+from diffinv.commands.main import main
+from diffinv.figures import save_figure
 from diffinv.lessons import SPENT
 from diffinv.reproduce.job import Job, check_parameters, run_job
-from diffinv.reproduce.manifest import fingerprint
+from diffinv.reproduce.manifest import Manifest, fingerprint
 from diffinv.reproduce.runner import find_notebooks, reproduce
 
 LOOK_AROUND = """
@@ -339,3 +341,30 @@ def test_a_notebook_that_reads_the_results_of_others_runs_after_them(tmp_path):
     assert statuses(only=["1"]) == ["done"] and ledger.read_text() == "three"
     record = manifest_of(tmp_path)["notebooks"]["01_reads"]["parameters"]
     assert "results_dir" not in record, "a folder of this machine says nothing elsewhere"
+
+
+def test_two_runs_into_one_folder_lose_no_record(tmp_path):
+    first, second = Manifest(tmp_path), Manifest(tmp_path)
+
+    def accept(manifest, name, file):
+        staging = tmp_path / "staging" / name
+        staging.mkdir(parents=True)
+        (staging / file).touch()
+        manifest.accept(name, staging, {"key": name})
+
+    accept(first, "00_a", "a.png")
+    accept(second, "01_b", "b.png")
+    accept(first, "02_c", "c.png")
+    second.keep_only({"00_a", "01_b", "02_c"})
+    assert set(Manifest(tmp_path).notebooks) == {"00_a", "01_b", "02_c"}
+    with pytest.raises(ArtefactError, match=r"02_c writes c\.png too"):
+        accept(second, "03_d", "c.png")
+
+
+def test_the_engine_of_a_run_is_that_of_its_notebooks(monkeypatch):
+    given = {}
+    monkeypatch.setattr("diffinv.reproduce.runner.reproduce", lambda *_, **more: given.update(more) or [])
+    assert main(["reproduce", "--engine", "local", "--workers", "2"]) == 0
+    assert given["engine"] == "local 2"
+    assert main(["reproduce"]) == 0 and given["engine"] is None
+    assert main(["reproduce", "--engine", "dask"]) == 2 and main(["reproduce", "--workers", "2"]) == 2

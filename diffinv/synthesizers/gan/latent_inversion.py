@@ -11,11 +11,12 @@ from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.parts import groups_of
+from diffinv.artefacts.vectors import VectorCache
 from diffinv.artefacts.writing import provenance
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import InversionCache, learn_missing
+from diffinv.method.cached import learn_missing, store_of
 from diffinv.method.inversion import InversionDiverged, InversionStep
 from diffinv.method.store import EmbeddingStore
 from diffinv.synthesizers.gan.frozen import FrozenGAN
@@ -107,7 +108,7 @@ def invert_latents(
     """
     recipe = (RECIPE, gan.fingerprint, replace(settings, batch_size=1), real.resolution, seed)
     record = provenance(gan=gan.provenance, settings=asdict(settings), seed=seed)
-    cache = InversionCache("gan_inversion", recipe, record)
+    cache = VectorCache("gan_inversion", recipe, record)
     images = zip(real.ids, real.images, real.labels.tolist(), strict=True)
     keys = [content_key(*image) for image in images]
     learn_missing(
@@ -119,7 +120,7 @@ def invert_latents(
         desc="GAN inversion",
         averaged_share=0,
     )
-    return cache.store(real, keys)
+    return store_of(cache, real, keys)
 
 
 def render(

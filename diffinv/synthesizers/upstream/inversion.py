@@ -11,9 +11,10 @@ from torch import Tensor
 
 from diffinv.artefacts.keys import content_key
 from diffinv.artefacts.parts import groups_of
+from diffinv.artefacts.vectors import VectorCache
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
-from diffinv.method.cached import InversionCache, inversion_record, invert, learn_missing
+from diffinv.method.cached import inversion_record, invert, learn_missing, store_of
 from diffinv.method.inversion import (
     RECIPE,
     STEPS_PER_CHUNK,
@@ -54,7 +55,7 @@ def invert_as_upstream(
     check_invertible(diffusion, real, settings)
     recipe = (RECIPE, diffusion.fingerprint, str(diffusion.dtype), settings, own, real.resolution)
     record = inversion_record(diffusion, real.resolution, settings, upstream=asdict(switches))
-    cache = InversionCache("inversion", recipe, record, cache_dir)
+    cache = VectorCache("inversion", recipe, record, cache_dir)
     size = switches.group_size if switches.optimiser == "dense" else settings.batch_size
     groups = groups_of(len(real), size)
     parts = [real.subset(group) for group in groups]
@@ -66,7 +67,7 @@ def invert_as_upstream(
         groups,
         lambda group: upstream_inversion_steps(diffusion, group, settings, switches),
     )
-    return cache.store(real, keys)
+    return store_of(cache, real, keys)
 
 
 def upstream_inversion_steps(
