@@ -92,14 +92,14 @@ def _no_image(tree: Tree, notes: tuple[str, ...]) -> str:
     if tables:
         names = listed([str(path) for path in tables], 3)
         return (
-            f"{tree.path} holds no image but Parquet files, none of which has images inside and is called "
-            f"after a split ({names}): rename the one with the training images to train.parquet."
+            f"{tree.path} holds no image but Parquet files, of which none with images is called after a split "
+            f"({names}): rename the one with the training images to train.parquet."
         )
     why = f" ({' '.join(notes).rstrip('.')})" if notes else ""
     if tree.folders:
         empty = listed([str(sub.path) for sub in tree.folders])
         return f"the class folder {empty} holds no image{why}: fill it, or take it out."
-    return f"{tree.path} holds no class folder and no image{why}: {_REMEDY}."
+    return f"{tree.path} holds no class folder and no image{why}: unpack what is packed, or {_REMEDY}."
 
 
 def _unwrap(tree: Tree, notes: list[str]) -> Tree:
@@ -120,7 +120,8 @@ def _from_tables(
 ) -> tuple[dict[str, Classes], str] | None:
     """The images of every class in every split by the tables that lie here, and what these say; or None."""
     tables = tables_of(here, notes)
-    labelled = label_images(tables, here, notes) if tables else []
+    unlisted: list[str] = []
+    labelled = label_images(tables, here, unlisted) if tables else []
     if not labelled or _folders_say_it_already(labelled, tables, here, notes):
         return None
     where = listed([table.path.name for table in tables])
@@ -142,6 +143,7 @@ def _from_tables(
     spelled = splits_among(sub.path.name for sub in here.filled())
     train = next((sub for sub in here.filled() if spelled.get(sub.path.name) == "train"), None)
     if train is None or not train.filled() or not {"train", UNDIVIDED}.isdisjoint(splits):
+        notes += unlisted
         return splits, how
     # As where a competition has class folders to train on, and a list of loose images to test on.
     classes = _classes(train, level, notes)

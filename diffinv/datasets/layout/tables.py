@@ -163,7 +163,7 @@ class _Images:
     def named(self, name: str) -> list[Path]:
         """The images of this name, or else of its stem: a table may say another suffix, or none."""
         key = readable(name).casefold()
-        return self.by_name.get(key) or self.by_name.get(Path(key).stem, [])
+        return self.by_name.get(key) or self.by_name.get(re.sub(r"\.\w+$", "", key), [])
 
 
 def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
@@ -225,7 +225,10 @@ def _frame(path: Path, images: _Images) -> "pd.DataFrame":
         raise _NoTableError("is empty")
     if any(images.named(_last(str(cell))) for cell in rows.iloc[0]):  # no heading, but an image
         return rows
-    return rows[1:].set_axis(rows.iloc[0].fillna("").str.strip(), axis="columns")
+    heading = rows.iloc[0].fillna("").str.strip()
+    if heading.duplicated().any():
+        raise _NoTableError("has two columns of one name")
+    return rows[1:].set_axis(heading, axis="columns")
 
 
 def _text(path: Path) -> str:
