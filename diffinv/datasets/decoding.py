@@ -91,8 +91,6 @@ def what_it_is(encoded: bytes) -> tuple[str, str] | None:
     for start, what, remedy in _STRANGERS:
         if opening.lower().startswith(start):
             return what, remedy
-    if opening and opening.isascii() and opening.decode().replace("\n", "").replace("\t", "").isprintable():
-        return f'text, which begins "{opening.decode().splitlines()[0][:40]}"', "download the image itself"
     return None
 
 
@@ -205,7 +203,10 @@ def _open(encoded: bytes, name: str | Path) -> Image.Image:
 def _damaged(encoded: bytes, name: str | Path) -> UnreadableImage:
     if stranger := what_it_is(encoded):
         return UnreadableImage(f"{name} is {stranger[0]}", stranger[1])
-    return UnreadableImage(f"{name} is damaged or not an image")
+    opening = encoded[:40].splitlines()[0]
+    text = opening.isascii() and opening.decode().isprintable()  # such as 404: Not Found
+    begins = f', but text that begins "{opening.decode()}"' if opening and text else ""
+    return UnreadableImage(f"{name} is damaged or not an image{begins}")
 
 
 def _without_comments(encoded: bytes) -> bytes:

@@ -92,8 +92,8 @@ def _no_image(tree: Tree, notes: tuple[str, ...]) -> str:
     if tables:
         names = listed([str(path) for path in tables], 3)
         return (
-            f"{tree.path} holds no image but Parquet files, of which none with images is called after a split "
-            f"({names}): rename the one with the training images to train.parquet."
+            f"{tree.path} holds no image but Parquet files, none of which has images inside and is called "
+            f"after a split ({names}): rename the one with the training images to train.parquet."
         )
     why = f" ({' '.join(notes).rstrip('.')})" if notes else ""
     if tree.folders:

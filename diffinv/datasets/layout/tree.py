@@ -102,10 +102,11 @@ class _Walk:
                     continue
                 skipped = self.skipped.total()
                 below = self.down(path)
-                if below.every_image() or self.skipped.total() > skipped or not any(os.scandir(path)):
-                    folders.append(below)
-                else:  # of files that only go with images: no class, but tables of it may lie there
+                speaks_of_images = _CALLED_TABLE.search(path.name) and self.skipped.total() == skipped
+                if speaks_of_images and not below.every_image():  # no class, but tables may lie there
                     tables += below.tables
+                else:
+                    folders.append(below)
             elif not entry.is_file():
                 self.skipped["pipes or devices"] += 1  # reading one might never end
             elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
