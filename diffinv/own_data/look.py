@@ -90,6 +90,18 @@ class OwnImages:
         lines += [f"files: {self.about_files}", f"near-duplicates: {self._duplicates()}"]
         return wrapped([self.name, *lines, *(f"- {note}" for note in self.notes)])
 
+    def record(self) -> dict[str, Any]:
+        """The same as plain values for JSON."""
+        parts = {"train": self.real, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "resolution": self.real.resolution,
+            "images": {split: part.class_counts() for split, part in parts.items() if part is not None},
+            "files": self.about_files,
+            "near_duplicates": self._duplicates(),
+            "notes": list(self.notes),
+        }
+
     def _duplicates(self) -> str:
         parts = [part for part in (self.real, self.validation, self.test) if part is not None]
         ids = [name for part in parts for name in part.ids]
