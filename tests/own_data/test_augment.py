@@ -71,7 +71,7 @@ def test_the_check_says_what_a_stranger_s_folder_holds(tmp_path, icons, capsys):
     # One in seven or so of each class of train goes to validation, which the folder lacks.
     assert "images of train validation test" in table and "bell 7 1 3" in table and "all 16 3 7" in table
     assert "32x32 to 48x48 px, 1 not square and cropped by up to 17%" in table and "1 PNG RGBA" in table
-    assert "1 across, 0 in two classes" in table and "holdout/bell/again.png" in table
+    assert "across 1, in two classes 0" in table and "holdout/bell/again.png" in table
     assert "1 file in" in table and ".xcf" in table
     assert "set aside for validation" in table and "estimate, by measured steps" in table
 
