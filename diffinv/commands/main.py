@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (reproduce, augment, invert, sample, evaluate, findings, doctor):
         verb.add_to(verbs)
-    for verb in verbs.choices.values():
-        verb.epilog = EXIT_CODES
+    for parser_of_verb in verbs.choices.values():
+        parser_of_verb.epilog = EXIT_CODES
     verbs.add_parser("pretrain", help="make the embedded model again (see diffinv pretrain --help)")
     return parser

@@ -93,6 +93,7 @@ def label_images(tables: list[Table], tree: Tree, notes: list[str]) -> list[Labe
     """
     images = _Images(tree.every_image())
     found: dict[Path, Labelled] = {}
+    told: set[Path] = set()  # whose class a table says
     missing: list[str] = []
     for table in tables:
         for file, label, split in table.rows:
@@ -100,17 +101,14 @@ def label_images(tables: list[Table], tree: Tree, notes: list[str]) -> list[Labe
             if path is None:
                 missing.append(file)
                 continue
-            place = split or _split_of_place(path, tree.path)
             known = found.get(path)
-            labelled = Labelled(
-                path, label or (known.label if known else None), place or (known.split if known else None)
-            )
-            if known and known.label and labelled.label != known.label:
-                classes = f'"{known.label}" and "{label}"'
-                raise DatasetError(
-                    f"{table.path} gives {path} two classes, {classes}: leave one of the rows."
-                )
-            found[path] = labelled
+            if known and label and path in told and known.label != label:
+                both = f'"{known.label}" and "{label}"'
+                raise DatasetError(f"{table.path} gives {path} two classes, {both}: leave one of the rows.")
+            place = split or _split_of_place(path, tree.path) or (known.split if known else None)
+            own = label or (known.label if known else readable(path.parent.name))
+            found[path] = Labelled(path, own, place)
+            told |= {path} if label else set()
     where = listed([str(table.path) for table in tables])
     if found and missing:
         culprits = f"{where} names {len(missing)} images that are not there once"
@@ -118,24 +116,24 @@ def label_images(tables: list[Table], tree: Tree, notes: list[str]) -> list[Labe
     if found and (rest := sorted(images.every - set(found))):
         names = listed([readable(path.name) for path in rest], 3)
         notes.append(f"{where} has no row for {len(rest)} images, which are not read: {names}.")
-    by_folder = [
-        image._replace(label=image.label or readable(image.path.parent.name)) for image in found.values()
-    ]
-    check_distinct({image.label for image in by_folder if image.label}, where)
-    return sorted(by_folder)
+    classes = {image.label for image in found.values()}
+    check_distinct(classes, where)
+    for name in sorted(classes):
+        parts = re.split(r"\s*[,;|/+&\s]\s*", name)
+        if len(parts) > 1 and set(parts) <= classes:
+            remedy = "leave them one each, or write it as one word"
+            raise DatasetError(f'{where} gives images several classes ("{name}"): {remedy}.')
+    return sorted(found.values())
 
 
 def check_distinct(names: Iterable[str], where: str) -> None:
-    """DatasetError for classes that differ in case alone, or that are several of the others at once."""
-    names, spelled = set(names), {}
+    """DatasetError for classes that differ in case alone, or in what nobody sees."""
+    names, spelled = set(names), dict[str, str]()
     for name in sorted(names):
         twin = spelled.setdefault(readable(name).strip().casefold(), name)
         if twin != name:
             both = f'the classes "{twin}" and "{name}" in {where}'
             raise DatasetError(f"{both} differ only {twins(twin, name)}: merge or rename them.")
-        parts = re.split(r"\s*[,;|/+&\s]\s*", name)
-        if len(parts) > 1 and set(parts) <= names:
-            raise DatasetError(f'{where} gives images several classes ("{name}"): leave them one each.')
 
 
 class _Images:

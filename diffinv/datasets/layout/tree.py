@@ -79,7 +79,9 @@ class _Walk:
 
     def down(self, folder: Path) -> Tree:
         self.visited.add(folder.resolve())
-        images, tables, folders = [], [], []
+        images: list[Path] = []
+        tables: list[Path] = []
+        folders: list[Tree] = []
         try:
             # Links come last, so that a place is called by its own path where it has one here.
             with os.scandir(folder) as found:  # which knows the kinds without asking the disk again
