@@ -18,7 +18,7 @@ from diffinv import __version__
 from diffinv.commands import augment, doctor, evaluate, findings, invert, reproduce, sample
 from diffinv.commands.options import in_terms_of
 from diffinv.commands.parts import run_shared
-from diffinv.foundation.errors import guarded
+from diffinv.foundation.errors import guarded, say
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a part of the work failed, or the installation is damaged; 2 bad input, said in "
@@ -43,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Figures go into files here; one of a desktop or of a Colab cell may not even be installed.
     os.environ.pop("MPLBACKEND", None)
+    # One that the shell closed is None.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # the linear algebra of torch would end the process
+        return say("the folder that you are in is gone: change to another.", 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without umlauts gets the rest of the report
             stream.reconfigure(errors="backslashreplace")
@@ -70,5 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (reproduce, augment, invert, sample, evaluate, findings, doctor):
         verb.add_to(verbs)
+    for parser_of_verb in verbs.choices.values():
+        parser_of_verb.epilog = EXIT_CODES
     verbs.add_parser("pretrain", help="make the embedded model again (see diffinv pretrain --help)")
     return parser

@@ -11,7 +11,7 @@ from diffinv.datasets.folder import load_folder
 from diffinv.datasets.hub import is_hub_folder, load_hub, load_hub_folder
 from diffinv.datasets.labelled_images import LabelledImages, check_resolution, is_saved
 from diffinv.datasets.layout.plan import ClassLevel, Layout, look_at
-from diffinv.datasets.layout.remarks import tell
+from diffinv.datasets.layout.remarks import Remark, tell
 from diffinv.datasets.medmnist import load_medmnist, load_npz
 from diffinv.datasets.selection import Request
 
@@ -75,7 +75,7 @@ def load_dataset(
     if isinstance(name_or_folder, str) and name_or_folder in (*embedded_names(), *CATALOGUE):
         if Path(name_or_folder).is_dir():
             read = f'"{name_or_folder}" is the dataset of that name'
-            tell(None, [f'{read}; the folder here is not read: give "./{name_or_folder}" for it.'])
+            tell(None, [Remark(f'{read}; the folder here is not read: give "./{name_or_folder}" for it.')])
         data = _load_named(name_or_folder, request)
     else:
         # A Path would spell its slashes otherwise.

@@ -3,10 +3,11 @@
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,7 +37,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_BYTES_OF_A_PROFILE = 1 << 20
 # What stands under an image's name although it is none: its first bytes, what it is, and the remedy.
 _STRANGERS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the image itself", "fetch it with git lfs pull"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
     (b"<!doctype html", "a web page", "download the image itself"),
     (b"<html", "a web page", "download the image itself"),
     (b"<svg", "an SVG drawing", "export it as PNG"),
@@ -54,20 +55,43 @@ class DatasetError(ValueError):
     """A dataset cannot be read as asked; its message is one sentence with the culprit and the remedy."""
 
 
+class MissingSplit(DatasetError):
+    """A dataset has no such split, or too few images for one."""
+
+
 class UnreadableImage(DatasetError):
-    """One image cannot be read; `culprit` is the sentence without its remedy."""
+    """One image cannot be read; its message is `culprit` and `remedy`."""
 
     def __init__(self, culprit: str, remedy: str = "replace it, or take it out") -> None:
         super().__init__(f"{culprit}: {remedy}.")
-        self.culprit = culprit
+        self.culprit, self.remedy = culprit, remedy
+
+
+class Header(NamedTuple):
+    """What an image file says of itself: width and height, its kind, and the greatest of grey values.
+
+    `kind` is such as "PNG RGB", and `greatest` 0 unless the image is grey of more than 8 bits.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    kind: str = ""
+    greatest: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Share of the image that a square crop cuts off."""
+        return 1 - min(self.size) / max(self.size)
 
 
 def what_it_is(encoded: bytes) -> tuple[str, str] | None:
     """What a file is that often stands in an image's place, and the remedy; None if it is none of these."""
     if encoded[4:8] == b"ftyp" and encoded[8:11] in (b"hei", b"hev", b"mif", b"msf"):
         return "a HEIC photo, which Pillow does not read", "convert it to JPEG or PNG"
-    opening = encoded[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next(((what, remedy) for bytes_, what, remedy in _STRANGERS if opening.startswith(bytes_)), None)
+    opening = encoded[:256].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for start, what, remedy in _STRANGERS:
+        if opening.lower().startswith(start):
+            return what, remedy
+    return None
 
 
 def read_image(path: Path, *, white: int = WHITE_OF_16_BITS) -> Image.Image:
@@ -75,16 +99,17 @@ def read_image(path: Path, *, white: int = WHITE_OF_16_BITS) -> Image.Image:
     return decode_image(read_bytes(path), path, white=white)
 
 
-def size_and_greatest(encoded: bytes, name: str | Path) -> tuple[tuple[int, int], int]:
-    """Width and height, and the greatest value of a grey image of more than 8 bits, else 0.
+def header_of(encoded: bytes, name: str | Path) -> Header:
+    """What an image file says of itself; errors as for `decode_image`.
 
-    Only of such an image are the pixels decoded. Errors as for `decode_image`.
+    Pixels are decoded of grey images of more than 8 bits only.
     """
     image = _open(encoded, name)
+    kind = f"{image.format} {image.mode}"
     if not image.mode.startswith("I"):
-        return image.size, 0
+        return Header(image.size, kind)
     try:
-        return image.size, int(np.asarray(image).max())
+        return Header(image.size, kind, int(np.asarray(image).max()))
     except _DAMAGE as error:
         raise _damaged(encoded, name) from error
 
@@ -166,7 +191,9 @@ def _open(encoded: bytes, name: str | Path) -> Image.Image:
     if not encoded:
         raise UnreadableImage(f"{name} is empty (0 bytes)")
     try:
-        return Image.open(io.BytesIO(_without_comments(encoded)))
+        with warnings.catch_warnings():  # of many pixels, which are read up to twice that number
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(_without_comments(encoded)))
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"{name} has too many pixels to be read safely", "make it smaller") from error
     except _DAMAGE as error:
@@ -176,7 +203,10 @@ def _open(encoded: bytes, name: str | Path) -> Image.Image:
 def _damaged(encoded: bytes, name: str | Path) -> UnreadableImage:
     if stranger := what_it_is(encoded):
         return UnreadableImage(f"{name} is {stranger[0]}", stranger[1])
-    return UnreadableImage(f"{name} is damaged or not an image")
+    opening = encoded[:40].splitlines()[0]
+    text = opening.isascii() and opening.decode().isprintable()  # such as 404: Not Found
+    begins = f', but text that begins "{opening.decode()}"' if opening and text else ""
+    return UnreadableImage(f"{name} is damaged or not an image{begins}")
 
 
 def _without_comments(encoded: bytes) -> bytes:

@@ -15,11 +15,13 @@ from diffinv.artefacts.writing import PROVENANCE_FILE, read_json
 from diffinv.datasets.decoding import (
     DatasetError,
     Fit,
+    Header,
+    MissingSplit,
     UnreadableImage,
     digest_of,
+    header_of,
     read_bytes,
     read_image,
-    size_and_greatest,
     to_square,
     what_it_is,
     white_level,
@@ -27,7 +29,7 @@ from diffinv.datasets.decoding import (
 from diffinv.datasets.labelled_images import LabelledImages, is_saved
 from diffinv.datasets.layout.names import split_of, storable, twins
 from diffinv.datasets.layout.plan import UNDIVIDED, Classes, class_folders, look_at
-from diffinv.datasets.layout.remarks import left_out, remarks, said_of_pixels, tell, unreadable
+from diffinv.datasets.layout.remarks import Remark, left_out, remarks, said_of_pixels, tell, unreadable
 from diffinv.datasets.selection import Request
 
 HELD_OUT_SHARE = 0.15  # for the validation and again for the test split
@@ -47,7 +49,7 @@ def load_folder(folder: Path, request: Request) -> LabelledImages:
     split = request.split
     if is_saved(folder):
         if split != "train":
-            raise DatasetError(f'{folder} is one saved set without splits: ask for split="train".')
+            raise MissingSplit(f'{folder} is one saved set without splits: ask for split="train".')
         return LabelledImages.load(folder)
     if saved := _saved_splits(folder):
         return _load_saved(folder, saved, split)
@@ -56,16 +58,16 @@ def load_folder(folder: Path, request: Request) -> LabelledImages:
     splits = layout.files if undivided is None else _divide(undivided, folder, request.seed)
     for needed in ("train", split):
         if needed not in splits:
-            raise DatasetError(f"{folder} has no {needed} folder beside {', '.join(splits)}: add one.")
+            raise MissingSplit(f"{folder} has no {needed} folder beside {', '.join(splits)}: add one.")
     if not any(splits[split].values()):
-        raise DatasetError(f"{folder} has too few images for a {split} split: a class needs three.")
+        raise MissingSplit(f"{folder} has too few images for a {split} split: a class needs three.")
     _check_classes(folder, splits["train"], splits[split], split)
     files = _examine([path for classes in splits.values() for paths in classes.values() for path in paths])
     tell(layout, remarks(folder, splits, {path: seen.digest for path, seen in files.items() if seen.digest}))
     # Every split must come out at one resolution, and no image of test may change that of train.
     measured = splits if undivided is not None else {"train": splits["train"]}
     sides = [
-        min(files[path].size)
+        min(files[path].header.size)
         for classes in measured.values()
         for paths in classes.values()
         for path in paths
@@ -97,7 +99,7 @@ def load_like(folder: Path, real: LabelledImages) -> LabelledImages:
         return replace(saved, labels=labels, class_names=real.class_names).resize(real.resolution)
     if not any(chosen.values()):
         raise DatasetError(f"{folder} holds no image: put the images of each class into a folder of its own.")
-    tell(None, notes)
+    tell(None, map(Remark, notes))
     files = _examine([path for paths in chosen.values() for path in paths])
     return _read(folder, real.class_names, chosen, files, Request("all", real.resolution))
 
@@ -123,7 +125,7 @@ def _saved_splits(folder: Path) -> dict[str, Path]:
 
 def _load_saved(folder: Path, splits: Mapping[str, Path], split: str) -> LabelledImages:
     if split not in splits:
-        raise DatasetError(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
+        raise MissingSplit(f"{folder} has no {split} folder beside {', '.join(splits)}: add one.")
     data = LabelledImages.load(splits[split])
     if list(data.class_names) != read_json(splits["train"] / PROVENANCE_FILE)["class_names"]:
         both = f"{splits[split]} and {splits['train']}"
@@ -161,8 +163,7 @@ def _id(path: Path, root: Path) -> str:
 class _Seen(NamedTuple):
     """What is known of a file before its pixels are decoded."""
 
-    size: tuple[int, int] = (0, 0)
-    greatest: int = 0
+    header: Header = Header()
     digest: bytes = b""
     error: UnreadableImage | None = None
 
@@ -189,8 +190,7 @@ def state_of(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=1 << 16)  # each split of a folder looks at the files of all: they are read once
 def _see(path: Path, _state: tuple[int, ...]) -> _Seen:
     encoded = read_bytes(path)
-    size, greatest = size_and_greatest(encoded, path)
-    return _Seen(size, greatest, digest_of(encoded))
+    return _Seen(header_of(encoded, path), digest_of(encoded))
 
 
 def _read(
@@ -204,7 +204,7 @@ def _read(
 ) -> LabelledImages:
     resolution = request.resolution or 0
     # Of all images: those of one folder come from one camera, whose bits the files do not tell.
-    white = white_level(max((seen.greatest for seen in files.values()), default=0))
+    white = white_level(max((seen.header.greatest for seen in files.values()), default=0))
     damaged = {path: seen.error for path, seen in files.items() if seen.error is not None}
     wanted = [(path, class_names.index(name)) for name in chosen for path in chosen[name]]
     images = np.empty((len(wanted), resolution, resolution, 3), np.uint8)
@@ -220,8 +220,8 @@ def _read(
     if damaged and not (request.skip_damaged and kept):
         raise DatasetError(unreadable(_every_error(damaged, files, request.fit)))
     tell(None, left_out(folder, [damaged[path] for path in sorted(damaged)]))
-    sizes = {path: files[path].size for path, _ in kept}
-    tell(None, said_of_pixels(folder, request.split, sizes, request.fit, white))
+    headers = {path: files[path].header for path, _ in kept}
+    tell(None, said_of_pixels(folder, request.split, headers, request.fit, white))
     provenance = {"dataset": storable(str(folder)), "split": request.split, "resolution": resolution}
     if request.fit != "crop":
         provenance["fit"] = request.fit

@@ -18,11 +18,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # the first: of its HTTP library
 
 from diffinv.datasets.catalogue import DatasetCard, HubSource, Part, with_validation
-from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError, digest_of
+from diffinv.datasets.decoding import WHITE_OF_16_BITS, DatasetError, MissingSplit, digest_of
 from diffinv.datasets.folder import natural_resolution, state_of
 from diffinv.datasets.labelled_images import LabelledImages
 from diffinv.datasets.layout.names import split_of
-from diffinv.datasets.layout.remarks import left_out, remarks, said_of_pixels, tell, unreadable
+from diffinv.datasets.layout.remarks import Remark, left_out, remarks, said_of_pixels, tell, unreadable
 from diffinv.datasets.layout.tree import survey
 from diffinv.datasets.parquet import (
     Columns,
@@ -86,7 +86,7 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
         parts |= with_validation(parts["train"].files)
     for needed in ("train", request.split):
         if needed not in parts:
-            raise DatasetError(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
+            raise MissingSplit(f"{folder} has no {needed} files beside {', '.join(files)}: add them.")
     train = files["train"]
     columns = find_columns(train)
     sides, white = measure(train, columns, MEASURED_IMAGES)
@@ -107,7 +107,7 @@ def load_hub_folder(folder: Path, request: Request) -> LabelledImages:
 @lru_cache(maxsize=16)  # each split asks for those of all
 def _remarks(
     folder: Path, parts: tuple[tuple[str, Part], ...], columns: Columns, state: tuple[tuple[int, ...], ...]
-) -> tuple[str, ...]:
+) -> tuple[Remark, ...]:
     """What is to be known of all splits; images are compared where that takes reading no more than 1 GB."""
     splits: dict[str, dict[str, list[str]]] = {}
     digests: dict[str, bytes] = {}
@@ -154,13 +154,13 @@ def _read(
     if request.images_per_class is not None:
         known = [ids[index] for index in chosen], labels[chosen], columns.class_names
         chosen = chosen[choose_per_class(*known, request.images_per_class, seed=request.seed)]
-    images, sizes, errors = read_images(paths, columns, chosen, resolution, request.fit, white)
+    images, headers, errors = read_images(paths, columns, chosen, resolution, request.fit, white)
     if errors and not (request.skip_damaged and len(errors) < len(chosen)):
         raise DatasetError(unreadable(list(errors.values())))
     if folder is not None:
-        tell(None, said_of_pixels(folder, request.split, sizes, request.fit, white))
+        tell(None, said_of_pixels(folder, request.split, headers, request.fit, white))
     if errors:
-        tell(None, left_out(paths[0].parent, errors.values()))
+        tell(None, left_out(paths[0].parent, list(errors.values())))
         images, chosen = np.delete(images, list(errors), axis=0), np.delete(chosen, list(errors))
     return LabelledImages(
         images=images,

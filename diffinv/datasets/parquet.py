@@ -19,10 +19,13 @@ from diffinv.datasets.decoding import (
     WHITE_OF_16_BITS,
     DatasetError,
     Fit,
+    Header,
     UnreadableImage,
     decode_image,
-    size_and_greatest,
+    header_of,
+    read_bytes,
     to_square,
+    what_it_is,
     white_level,
 )
 
@@ -151,6 +154,8 @@ def find_columns(paths: Sequence[Path]) -> Columns:
     images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     labels = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     labels = [name for name in labels if name in ("label", "labels", "fine_label")][:1] or labels
+    if images and not labels:  # words or numbers
+        return _undeclared(paths, schema)
     if not images or len(labels) != 1:
         missing = 'ClassLabel feature called "label"' if images else "Image feature"
         raise DatasetError(f"{path} has no {missing}: write it again with one, as the datasets library does.")
@@ -233,7 +238,7 @@ class Decoded(NamedTuple):
     """Images in the order asked for, black where one cannot be read, which `errors` says by its place."""
 
     images: UInt8[np.ndarray, "chosen side side 3"]
-    sizes: dict[str, tuple[int, int]]  # width and height before, by what an image is called
+    headers: dict[str, Header]  # by what an image is called
     errors: dict[int, UnreadableImage]
 
 
@@ -250,16 +255,16 @@ def read_images(
     `white` is that of grey images of more than 8 bits.
     """
     images = np.zeros((len(rows), resolution, resolution, 3), np.uint8)
-    sizes: dict[str, tuple[int, int]] = {}
+    headers: dict[str, Header] = {}
     errors: dict[int, UnreadableImage] = {}
     for position, (name, encoded) in enumerate(encoded_images(paths, columns, rows)):
         try:
             image = decode_image(encoded, name, white=white)
             images[position] = to_square(image, resolution, name, fit)
-            sizes[name] = image.size
+            headers[name] = header_of(encoded, name)
         except UnreadableImage as error:
             errors[position] = error
-    return Decoded(images, sizes, errors)
+    return Decoded(images, headers, errors)
 
 
 def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[int], int]:
@@ -271,9 +276,9 @@ def measure(paths: Sequence[Path], columns: Columns, most: int) -> tuple[list[in
     error: DatasetError | None = None
     for name, encoded in encoded_images(paths, columns, np.arange(most)):
         try:
-            size, value = size_and_greatest(encoded, name)
-            greatest = max(greatest, value)
-            sides.append(min(size))
+            header = header_of(encoded, name)
+            greatest = max(greatest, header.greatest)
+            sides.append(min(header.size))
         except UnreadableImage as found:
             error = error or found
     if not sides:
@@ -320,4 +325,6 @@ def _reading(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise DatasetError(f"{path} is damaged or no Parquet file of images: get it again.") from error
+        damaged = "damaged or no Parquet file of images", "get it again"
+        what, remedy = what_it_is(read_bytes(path)[:256]) or damaged
+        raise DatasetError(f"{path} is {what}: {remedy}.") from error

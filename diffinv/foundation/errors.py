@@ -66,7 +66,8 @@ def say(sentence: str, code: int) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {(error.strerror or str(error)).lower()}."
+    if isinstance(error, OSError) and (error.filename is not None or error.strerror):
+        what = "the output" if error.filename is None else error.filename
+        return f"{what}: {(error.strerror or str(error)).lower()}."
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.endswith(".") else f"{text}."

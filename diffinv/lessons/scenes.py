@@ -100,7 +100,7 @@ class Scene:
     @cached_property
     def places(self) -> tuple[np.ndarray, float]:
         """The vectors on their first two principal axes, [image, 2], and the share of the variance there."""
-        flat = self.store.embeddings.flatten(1).double()
+        flat = self.store.embeddings[:].flatten(1).double()
         left, singular, _ = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
         shares = singular.square() / singular.square().sum().clamp_min(1e-12)
         return (left[:, :2] * singular[:2]).numpy(), float(shares[:2].sum())
@@ -129,7 +129,7 @@ class Scene:
     def detail(self, image: int) -> Figure:
         """An image, samples of its vectors, and the images whose vectors are nearest to its own."""
         drawn = _samples(self, image, Perturbation(0.0, 0.0), 2.0, COARSE_STEPS, 0)
-        flat = self.store.embeddings.flatten(1)
+        flat = self.store.embeddings[:].flatten(1)
         nearest = (flat - flat[image]).norm(dim=1).argsort()[1 : 1 + FEW].tolist()
         rows = [[self.real.images[image], *drawn], [None, *self.real.images[nearest]]]
         rows[1] += [None] * (len(rows[0]) - len(rows[1]))

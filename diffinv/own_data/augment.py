@@ -14,6 +14,8 @@ from diffinv.artefacts.writing import ArtefactError, check_output
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import Fit
 from diffinv.datasets.layout.plan import ClassLevel
+from diffinv.evaluation.gain import MEASURES
+from diffinv.foundation.text import percent, text_table
 from diffinv.lessons import methods
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import load_profile
@@ -29,7 +31,7 @@ from diffinv.studies.estimate import Estimate, estimate
 from diffinv.studies.folds import cross_validate, gain_over_folds, overlap_of, sentence_on_gain
 from diffinv.studies.grid import Condition
 from diffinv.studies.search import chosen_settings, count_candidates, search
-from diffinv.studies.statistics import summarise
+from diffinv.studies.statistics import describe_gain, summarise
 from diffinv.synthesizers.real import Real
 
 REAL, AUGMENTED, SYNTHETIC = "real", "real + augmentation", "real + synthetic"
@@ -43,11 +45,22 @@ class Comparison:
 
     rows: pd.DataFrame  # one for each condition and fold
     num_images: int
+    # Balanced accuracy, the mean of those of the classes, too where these are unequal.
+    measures: tuple[str, ...] = ("accuracy",)
 
     @cached_property
+    def summaries(self) -> dict[str, pd.DataFrame]:
+        """Mean and corrected interval of each condition, by measure."""
+        overlap = overlap_of(self.rows)
+        return {
+            value: summarise(self.rows, ["condition"], value=value, overlap=overlap)
+            for value in self.measures
+        }
+
+    @property
     def summary(self) -> pd.DataFrame:
-        """Mean accuracy and corrected interval of each condition."""
-        return summarise(self.rows, ["condition"], overlap=overlap_of(self.rows))
+        """That of accuracy."""
+        return self.summaries["accuracy"]
 
     @property
     def baseline(self) -> str:
@@ -65,13 +78,29 @@ class Comparison:
         return sentence_on_gain(self.gain, self.num_images, self.rows["fold"].nunique())
 
     def __str__(self) -> str:
-        lines = [
-            f"  {row.condition:<22}{row.mean:>8.1%}  [{row.low:.1%}, {row.high:.1%}]"
-            for row in self.summary.itertuples()
+        found = {value: table.set_index("condition") for value, table in self.summaries.items()}
+        table = [
+            [name, *(percent(*means.loc[name, ["mean", "low", "high"]]) for means in found.values())]
+            for name in found["accuracy"].index
         ]
-        folds, steps = self.rows["seed"].nunique(), self.rows["optimiser_steps"].iloc[0]
-        how = f"accuracy on {folds} folds, {steps} steps each; the lower two with the same augmentation:"
-        return wrapped([how, *lines, f"{SYNTHETIC} against {self.baseline}: {self.verdict}"])
+        columns = ["trained on", *(value.replace("_", " ") for value in found)]
+        count, steps = self.rows["seed"].nunique(), self.rows["optimiser_steps"].iloc[0]
+        said = [
+            f"{count} classifiers of each kind, each tested on a fold of its own and trained for {steps} "
+            "steps; the lower two kinds with the same augmentation; in brackets 95 % intervals:",
+            *text_table(columns, table),
+            f"{SYNTHETIC} against {self.baseline}: {self.verdict}",
+        ]
+        for value in self.measures[1:]:
+            gain = gain_over_folds(self.rows, SYNTHETIC, self.baseline, value)
+            said.append(f"in {value.replace('_', ' ')}: {describe_gain(gain)}")
+        return wrapped(said)
+
+    def record(self) -> dict[str, Any]:
+        """The comparison as plain values for JSON."""
+        means = {value: table.to_dict("records") for value, table in self.summaries.items()}
+        gain = {"of": SYNTHETIC, "against": self.baseline, **self.gain.iloc[0].to_dict()}
+        return {"means": means, "gain": gain, "verdict": self.verdict}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +113,7 @@ class Augmented:
     card: str  # Markdown, for a reader of the set
     settings: dict[str, Any]  # those that were chosen on validation images
     record: dict[str, Any]
+    report: dict[str, Any]  # plan, trial and comparison, for JSON
 
     def save(self, folder: str | Path) -> Path:
         """Write both kinds of images, train.csv and the card; whole or not at all."""
@@ -109,6 +139,16 @@ class Plan:
     diffusion: FrozenDiffusion
     estimate: Estimate
     photographs: str  # why the model is no good for them, or ""
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain values for JSON."""
+        stages = self.estimate.table().astype(object).where(self.estimate.table().notna(), None)
+        return {
+            "data": self.own.record(),
+            "model": {"name": self.diffusion.name, "fingerprint": self.diffusion.fingerprint},
+            "warnings": [self.photographs] if self.photographs else [],
+            "estimate": stages.to_dict("records"),
+        }
 
 
 def prepare(
@@ -145,7 +185,7 @@ def prepare(
     how: dict[str, Any] = {"fit": fit, "class_level": class_level}
     own = read_own(data, resolution=resolution, seed=seed, skip_damaged=skip_damaged, **how)
     report(str(own))
-    problems = [*own.problems(counts.num_folds), *_output_problem(out)]
+    problems = [*own.problems(counts.num_folds), *_output_problem(out, Path(data).expanduser())]
     if problems:
         raise ValueError(f"{'; '.join(problems)}.")
 
@@ -228,9 +268,10 @@ def _augment(plan: Plan, out: str | Path | None, seed: int, anyway: bool, report
         "training": settings.training,
         "verdict": comparison.verdict,
     }
+    said = {"plan": plan.record(), "trial": trial.record(), "comparison": comparison.record()}
     nearer = nearness_to_original(real, images, clip)
     card = card_text(own, images, comparison=str(comparison), faults=faults, nearer=nearer, record=record)
-    result = Augmented(images, real, comparison, card, chosen, record)
+    result = Augmented(images, real, comparison, card, chosen, record, said)
     if out is not None:
         result.save(out)
         report(f"{out} holds {len(images)} synthetic and {len(real)} real images.")
@@ -243,8 +284,11 @@ def _refuse(faults: list[str], anyway: bool) -> None:
         raise ValueError(f"{said}; or go on with anyway=True.")
 
 
-def _output_problem(out: str | Path | None) -> list[str]:
+def _output_problem(out: str | Path | None, data: Path) -> list[str]:
     try:
+        if out is not None and data.is_dir() and Path(out).resolve().is_relative_to(data.resolve()):
+            # The next run would find the set among the images.
+            return [f"{out} lies among the images in {data}: choose a folder elsewhere"]
         if out is not None:
             check_output(out, folder=True)
     except ArtefactError as error:
@@ -312,8 +356,11 @@ def _compare(plan: Plan, synthesizer: Any, seed: int) -> Comparison:
         seed=seed,
         groups=plan.own.groups,
         dataset=plan.own.name,
+        by_class=True,
     )
-    return Comparison(rows.drop(columns="wall_seconds"), len(real))
+    unequal = len(set(real.class_counts().values())) > 1
+    rows = rows.drop(columns=["wall_seconds", "by_class"])
+    return Comparison(rows, len(real), MEASURES if unequal else MEASURES[:1])
 
 
 def _said(settings: dict[str, Any]) -> str:

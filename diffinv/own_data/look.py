@@ -1,35 +1,31 @@
 """What a folder of images holds, said in a table before any work, and all that stands in the way of it."""
 
 import math
-import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
-from PIL import Image
 
-from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset, look_at
-from diffinv.datasets.decoding import resize_images
-from diffinv.datasets.hub import is_hub_folder
-from diffinv.datasets.labelled_images import is_saved
-from diffinv.datasets.layout.plan import UNDIVIDED, Layout
-from diffinv.datasets.layout.remarks import collecting
+from diffinv.datasets import LabelledImages, load_dataset
+from diffinv.datasets.decoding import Header, MissingSplit, resize_images
+from diffinv.datasets.layout.plan import UNDIVIDED
+from diffinv.datasets.layout.remarks import collecting, left_out, unreadable
 from diffinv.datasets.selection import share_of_classes
 from diffinv.foundation.errors import listed
+from diffinv.foundation.text import text_table
 from diffinv.metrics.duplicates import duplicate_groups, near_duplicates
 
 VALIDATION_SHARE = 0.15
 WIDTH = 80
-MOST_ROWS, MOST_NAME = 20, 24
-DRAWING = (
-    0.5  # share of neighbouring pixels that are alike; of icons and emoji 0.66 and more, of photographs 0.3
-)
+MOST_ROWS = 20
+# Share of neighbouring pixels that are alike: of icons and emoji 0.66 and more, of photographs 0.3.
+DRAWING = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +80,27 @@ class OwnImages:
 
     def __str__(self) -> str:
         parts = {"train": self.real, "validation": self.validation, "test": self.test}
-        table = pd.DataFrame({name: part.class_counts() for name, part in parts.items() if part is not None})
-        table.loc["all"] = table.sum()
-        table.index = [
-            name if len(name) <= MOST_NAME else name[: MOST_NAME - 1] + "…" for name in table.index
-        ]
-        shown = pd.concat([table[:-1][:MOST_ROWS], table[-1:]]).rename_axis("images of", axis="columns")
-        lines = [shown.to_string(), f"files: {self.about_files}", f"near-duplicates: {self._duplicates()}"]
-        if hidden := len(table) - len(shown):
-            lines.insert(1, f"and {hidden} more classes")
-        return wrapped([f"{self.name}", *lines, *(f"- {note}" for note in self.notes)])
+        counts = {split: part.class_counts() for split, part in parts.items() if part is not None}
+        names = self.real.class_names
+        shown = [[name, *(str(of[name]) for of in counts.values())] for name in names[:MOST_ROWS]]
+        total = ["all", *(str(sum(of.values())) for of in counts.values())]
+        lines = text_table(["images of", *counts], [*shown, total], width=WIDTH)
+        if hidden := len(names) - len(shown):
+            lines.insert(-1, f"and {hidden} more classes")
+        lines += [f"files: {self.about_files}", f"near-duplicates: {self._duplicates()}"]
+        return wrapped([self.name, *lines, *(f"- {note}" for note in self.notes)])
+
+    def record(self) -> dict[str, Any]:
+        """The same as plain values for JSON."""
+        parts = {"train": self.real, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "resolution": self.real.resolution,
+            "images": {split: part.class_counts() for split, part in parts.items() if part is not None},
+            "files": self.about_files,
+            "near_duplicates": self._duplicates(),
+            "notes": list(self.notes),
+        }
 
     def _duplicates(self) -> str:
         parts = [part for part in (self.real, self.validation, self.test) if part is not None]
@@ -106,7 +113,7 @@ class OwnImages:
             return "none"
         named = listed([f"{ids[a]} ~ {ids[b]}" for a, b in self.pairs], 3, "pairs")
         within = len(self.pairs) - across
-        return f"{within} pairs within splits, {across} across, {two_classes} in two classes: {named}"
+        return f"pairs within splits {within}, across {across}, in two classes {two_classes}: {named}"
 
 
 def read_own(
@@ -118,46 +125,44 @@ def read_own(
     splits, or without validation images, has 15 % of each class set aside as such, by a hash of the names.
     """
     folder, how = Path(data).expanduser(), {"seed": seed, "skip_damaged": True, **how}
-    layout = _layout_of(data, how)
-    undivided = layout is not None and UNDIVIDED in layout.files
-    with collecting() as notes:
+    others = {}
+    with collecting() as findings:
         train = load_dataset(data, split="train", resolution=resolution, **how)
-        others = {}
         for split in ("validation", "test"):
-            if layout is None or undivided or split in layout.files:
-                try:
-                    others[split] = load_dataset(data, split=split, resolution=train.resolution, **how)
-                except DatasetError:
-                    if layout is not None and not undivided:
-                        raise  # it is there, and wrong
+            with suppress(MissingSplit):
+                others[split] = load_dataset(data, split=split, resolution=train.resolution, **how)
+    undivided = findings.layout is not None and UNDIVIDED in findings.layout.files
     validation, test = others.get("validation"), others.get("test")
+    # Of all splits one line says what is cropped; of parts that are drawn here there is nothing to say.
+    notes = [
+        remark.text
+        for remark in findings.remarks
+        if remark.about != "fit" and not (undivided and remark.split)
+    ]
     if undivided and test is not None:
         train, test = LabelledImages.concatenate(train, test), None
     if validation is None:
-        chosen = np.isin(
-            np.arange(len(train)), share_of_classes(train.ids, train.labels, 0, VALIDATION_SHARE)
-        )
+        rows = share_of_classes(train.ids, train.labels, 0, VALIDATION_SHARE)
+        chosen = np.isin(np.arange(len(train)), rows)
         train, validation = train.subset(~chosen), train.subset(chosen)
-        notes.append(
-            f"{len(validation)} training images, of each class a share, are set aside for validation."
-        )
-    elif undivided:
-        # What is said of the test part would be read as one of the folder's own.
-        notes[:] = [note for note in notes if not note.startswith(("the test split", "test images"))]
-        notes.append(f"no splits of its own: {len(validation)} images are set aside for validation.")
+    if "validation" not in others or undivided:
+        lacking = "no splits" if undivided else "no validation split"
+        notes.append(f"{lacking} of its own: set aside for validation, of each class a share.")
     parts = [part.images for part in (train, validation, test) if part is not None]
-    left_out = [note for note in notes if "are left out:" in note]
-    if layout:  # one line for all splits says it
-        notes[:] = [note for note in notes if not re.search("are (cropped to their middle|squashed),", note)]
+    damaged = list(findings.damaged.values())
+    if skip_damaged:
+        notes += [remark.text for remark in left_out(folder, damaged)]
+    stopped = unreadable(damaged).rstrip(".") if damaged and not skip_damaged else ""
+    side = f"{train.resolution}x{train.resolution} px, RGB"
     return OwnImages(
-        name=folder.name or str(data),
+        name=folder.resolve().name or str(data),
         real=train,
         validation=validation,
         test=test,
         pairs=near_duplicates(np.concatenate(parts)),
-        about_files=_about_files(layout, how) if layout else f"{train.resolution}x{train.resolution} px, RGB",
+        about_files=_about_files(findings.headers, how.get("fit", "crop")) if findings.headers else side,
         notes=tuple(note.replace(f"{folder}/", "") for note in notes),
-        damaged="" if skip_damaged or not left_out else _refused(left_out).replace(f"{folder}/", ""),
+        damaged=stopped.replace(f"{folder}/", ""),
     )
 
 
@@ -168,47 +173,23 @@ def drawn_share(images: np.ndarray) -> float:
 
 
 def wrapped(lines: Sequence[str]) -> str:
-    """Lines of at most 80 columns; tables, which have their own line breaks, stay as they are."""
+    """Lines of at most 80 columns."""
     return "\n".join(
-        line if "\n" in line else textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines
+        # Names of files stay whole, to be copied.
+        textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        if len(line) > WIDTH
+        else line
+        for line in lines
     )
 
 
-def _layout_of(data: str | Path, how: dict[str, Any]) -> Layout | None:
-    """What an own folder of image files is taken for; None for anything else that can be loaded."""
-    folder = Path(data).expanduser()
-    named = isinstance(data, str) and data in (*embedded_names(), *CATALOGUE)
-    if named or not folder.is_dir() or is_saved(folder) or is_hub_folder(folder):
-        return None
-    if any(is_saved(path) for path in folder.iterdir()):
-        return None
-    return look_at(folder, how.get("class_level"))
-
-
-def _about_files(layout: Layout, how: dict[str, Any]) -> str:
-    sizes, modes = Counter(), Counter()  # type: ignore[var-annotated]
-    for classes in layout.files.values():
-        for path in (path for paths in classes.values() for path in paths):
-            try:
-                with Image.open(path) as image:
-                    sizes[image.size] += 1
-                    modes[f"{image.format} {image.mode}"] += 1
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                continue  # named among the damaged
-    smallest, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
-    oblong = {size: count for size, count in sizes.items() if size[0] != size[1]}
-    shape = f"{smallest[0]}x{smallest[1]}"
-    if len(sizes) > 1:
-        shape += f" to {largest[0]}x{largest[1]}"
-    kinds = listed([f"{count} {mode}" for mode, count in modes.most_common()], 6)
-    if not oblong:
-        return f"{shape} px, all square; {kinds}"
-    loss = 1 - min(min(size) / max(size) for size in oblong)
-    done = {"crop": f"cropped by up to {loss:.0%}", "pad": "padded with white", "squash": "squashed"}
-    said = f"{sum(oblong.values())} not square and {done[how.get('fit', 'crop')]} (fit: crop, pad or squash)"
-    return f"{shape} px, {said}; {kinds}"
-
-
-def _refused(left_out: list[str]) -> str:
-    files = listed([note.partition(": ")[2].rstrip(".") for note in left_out])
-    return f"files cannot be read ({files}): replace them, or go on without them with skip_damaged=True"
+def _about_files(headers: Mapping[Any, Header], fit: str) -> str:
+    sizes = sorted({header.size for header in headers.values()}, key=math.prod)
+    kinds = Counter(header.kind for header in headers.values()).most_common()
+    shape = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
+    said = "all square"
+    if oblong := [header.loss for header in headers.values() if header.loss]:
+        cropped = f"cropped by up to {max(oblong):.0%}"
+        done = {"crop": cropped, "pad": "padded with white", "squash": "squashed"}[fit]
+        said = f"{len(oblong)} not square and {done} (fit: crop, pad or squash)"
+    return f"{shape} px, {said}; {listed([f'{count} {kind}' for kind, count in kinds], 6)}"

@@ -49,6 +49,10 @@ class Trial:
                 f"CLIP features ({_plain(self.nearer)})."
             )
 
+    def record(self) -> dict[str, dict[str, float]]:
+        """The trial as plain values for JSON."""
+        return {"learned": self.learned.to_dict(), "nearer": self.nearer.to_dict()}
+
     def __str__(self) -> str:
         return (
             f"trial: inversion takes away {_points(self.learned)} more of the loss than on shuffled pixels; "

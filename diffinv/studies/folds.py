@@ -15,7 +15,7 @@ from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.progress import progress as progress_bar
 from diffinv.studies.grid import Condition, run_study
-from diffinv.studies.statistics import paired_difference, seeds_needed
+from diffinv.studies.statistics import paired_difference, points_of, seeds_needed
 
 MOST_FOLDS = 1000  # in all repetitions; more than these are not asked of anybody
 
@@ -54,6 +54,7 @@ def cross_validate(
     groups: Int[np.ndarray, " image"] | None = None,
     cache_dir: str | Path | None = None,
     dataset: str = "icons10",
+    by_class: bool = False,
     progress: bool = True,
     engine: Engine | str | None = None,
 ) -> pd.DataFrame:
@@ -63,7 +64,12 @@ def cross_validate(
     its own seed, by which the rows of two conditions are paired.
     """
     drawn = [folds_of(real, num_folds, seed=seed + number, groups=groups) for number in range(repetitions)]
-    how: dict[str, Any] = {"cache_dir": cache_dir, "dataset": dataset, "progress": False}
+    how: dict[str, Any] = {
+        "cache_dir": cache_dir,
+        "dataset": dataset,
+        "by_class": by_class,
+        "progress": False,
+    }
     return on_engine(engine, _each_fold, conditions, real, drawn, num_folds, seed, progress, how)
 
 
@@ -92,14 +98,14 @@ def _each_fold(
     return pd.concat(found, ignore_index=True)
 
 
-def gain_over_folds(rows: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def gain_over_folds(rows: pd.DataFrame, a: str, b: str, value: str = "accuracy") -> pd.DataFrame:
     """How much `a` exceeds `b`, as `paired_difference` says it, with the interval of a cross-validation.
 
     Folds share most of their training images, so that their differences are not independent and a plain
     t-interval is too short. Its variance is raised by the number of test images per training image (Nadeau
     and Bengio 2003, section 4.2; Bouckaert and Frank 2004 for repetitions).
     """
-    return paired_difference(rows, a, b, overlap=overlap_of(rows))
+    return paired_difference(rows, a, b, value=value, overlap=overlap_of(rows))
 
 
 def overlap_of(rows: pd.DataFrame) -> float:
@@ -110,7 +116,7 @@ def overlap_of(rows: pd.DataFrame) -> float:
 def sentence_on_gain(gain: pd.DataFrame, num_images: int, num_folds: int) -> str:
     """Helps, does not help, or not decided and what would decide it; in points of accuracy."""
     row = gain.iloc[0]
-    said = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    said = points_of(gain)
     if row["low"] > 0:
         return f"Helps: {said}."
     if row["high"] < 0:

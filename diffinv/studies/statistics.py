@@ -81,10 +81,16 @@ def paired_difference(
 
 def describe_gain(gain: pd.DataFrame) -> str:
     """A row of `paired_difference` in points of accuracy, with whether its interval tells the two apart."""
-    difference, low, high = (100 * gain.iloc[0][end] for end in ("difference", "low", "high"))
+    low, high = gain.iloc[0]["low"], gain.iloc[0]["high"]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    points, interval = rounded(difference, low, high, sign="+")
-    return f"{points} points ({interval}), {verdict}"
+    return f"{points_of(gain)}, {verdict}"
+
+
+def points_of(gain: pd.DataFrame) -> str:
+    """A row of `paired_difference` in points of accuracy, which cannot differ by more than 100."""
+    difference, low, high = (100 * gain.iloc[0][end] for end in ("difference", "low", "high"))
+    points, interval = rounded(difference, max(low, -100), min(high, 100), sign="+")
+    return f"{points} points ({interval})"
 
 
 def holm(effects: pd.DataFrame) -> pd.DataFrame:

@@ -411,3 +411,21 @@ def test_pretrain_hands_its_arguments_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffinv.tinysd.pretrain", stand_in)
     assert main(["pretrain", "--stage", "vae", "--resume"]) == 0
     assert given == [["--stage", "vae", "--resume"]]
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("{} findings nowhere >&-", 2, "nowhere"),
+        ("{} findings {}/figures > /dev/full", 2, "no space left"),
+        ("mkdir gone; cd gone; rmdir ../gone; {} --version", 2, "is gone"),
+    ],
+)
+def test_an_output_or_a_folder_that_is_gone_is_said(tmp_path, shell, code, said):
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = shell.format(f"{sys.executable} -m diffinv", root)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr, done

@@ -137,6 +137,13 @@ def test_images_and_masks_are_no_classes(tmp_path):
     asked("only images, masks", tmp_path)
 
 
+def test_boxes_and_pages_beside_images_are_no_class(tmp_path):
+    save(tmp_path / "JPEGImages" / "0.png")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "0.xml").write_text("<annotation/>")
+    asked("only JPEGImages", tmp_path)
+
+
 def test_images_outside_the_classes_are_counted(tmp_path, caplog):
     tree(tmp_path)
     save(tmp_path / "loose.png")
@@ -158,9 +165,12 @@ def test_links_are_followed_once_and_dangling_ones_are_named(tmp_path):
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
     (tmp_path / "set" / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "set" / "dog" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "itself").symlink_to(tmp_path / "set" / "itself")
+    os.mkfifo(tmp_path / "set" / "dog" / "pipe.png")  # to read it would never end
     layout = look_at(tmp_path / "set")
     assert found(tmp_path / "set") == {"all": CAT_DOG}
-    assert "dog/gone.png" in str(layout) and "dog/loop" in str(layout)
+    assert "dog/gone.png" in str(layout) and "dog/loop" in str(layout) and "itself" in str(layout)
+    assert "1 pipes" in str(layout) and "yours to read" not in str(layout)
 
 
 def test_names_are_compared_as_they_look(tmp_path):
@@ -169,6 +179,8 @@ def test_names_are_compared_as_they_look(tmp_path):
     assert load_dataset(tmp_path, split="test", resolution=8).class_counts() == {"caf\u00e9": 3, "Dog": 0}
     tree(tmp_path / "test", dog=1)
     assert '"Dog"' in asked("differs in case", tmp_path, split="test")
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "D og")
+    assert '"Dog"' in asked("differs in blanks", tmp_path, split="test")
 
 
 def test_names_that_are_no_text_can_be_saved(tmp_path):
@@ -233,6 +245,84 @@ def test_a_table_beside_class_folders_agrees_or_is_asked_about(tmp_path):
             assert "cat/0.png" in asked("metadata.csv contradicts the folders", tmp_path)
         else:
             assert found(tmp_path) == {"all": CAT_DOG}
+
+
+TABLES = {
+    "pipes": ("labels.csv", "filename|label", "{0:02}.png|{1}", "utf-8"),
+    "a spreadsheet's UTF-16": ("labels.csv", "file\tclass", "{0:02}.png\t{1}", "utf-16"),
+    "Latin 1": ("labels.csv", "file,class,remark", "{0:02}.png,{1},caf\xe9", "cp1252"),
+    "no heading": ("labels.csv", "", "{0:02}.png,{1}", "utf-8"),
+    "blanks": ("labels.txt", "", "imgs/{0:02}.png {1}", "utf-8"),
+    "other words": ("annotations.csv", "Image Name,Class Label", "{0:02}.png,{1}", "utf-8"),
+    "other columns": ("Train.csv", "Width,ClassId,Path", "32,{1},imgs/{0:02}.png", "utf-8"),
+    "another suffix": ("labels.csv", "file,label", "{0:02}.JPEG,{1}", "utf-8"),
+    "a path from elsewhere": ("labels.csv", "path,label", "C:\\me\\imgs\\{0:02}.png,{1}", "utf-8"),
+    "a column for each class": ("labels.csv", "image,cat,dog", "{0:02},{2},{3}", "utf-8"),
+}
+
+
+@pytest.mark.parametrize(("name", "heading", "row", "encoding"), TABLES.values(), ids=TABLES)
+def test_tables_are_read_as_people_write_them(tmp_path, name, heading, row, encoding):
+    lines = [heading] if heading else []
+    for index in range(6):
+        save(tmp_path / "imgs" / f"{index:02}.png")
+        lines.append(row.format(index, ["cat", "dog"][index % 2], 1 - index % 2, index % 2))
+    (tmp_path / name).write_bytes("\r\n".join(lines).encode(encoding))
+    assert found(tmp_path) == {"train" if name == "Train.csv" else "all": CAT_DOG}
+
+
+@pytest.mark.parametrize("value", [{"0.png": "cat", "1.png": "dog"}, [{"file": "0", "label": "cat"}]])
+def test_json_may_say_the_classes(tmp_path, value):
+    for index in range(2):
+        save(tmp_path / f"{index}.png")
+    (tmp_path / "labels.json").write_text(json.dumps(value))
+    assert sum(found(tmp_path)["all"].values()) == len(value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("file,label\n0.png,cat\n1.png,Cat", "differ only in case"),
+        ("file,label\n0.png,cat\n1.png,dog\n2.png,cat dog", 'several classes \\("cat dog"'),
+        ("", "labels.csv is empty"),
+        ('file,label\n0.png,cat\n"1.png,dog', "labels.csv unexpected end"),
+    ],
+)
+def test_what_a_table_gets_wrong_is_said(tmp_path, table, said):
+    for index in range(3):
+        save(tmp_path / f"{index}.png")
+    (tmp_path / "labels.csv").write_text(table)
+    asked(said, tmp_path)
+
+
+@pytest.mark.parametrize("home", ["", "meta"])
+def test_lists_of_files_say_the_splits(tmp_path, home):
+    tree(tmp_path / "images", cat=6, dog=6)
+    (tmp_path / home).mkdir(exist_ok=True)
+    for split, rows in (("train", range(4)), ("val", range(4, 5)), ("test", range(5, 6))):
+        names = [f"{name}/{index}" for name in CAT_DOG for index in rows]
+        (tmp_path / home / f"{split}.txt").write_text("\n".join(names))
+    of_each = {"cat": 1, "dog": 1}
+    assert found(tmp_path) == {"train": {"cat": 4, "dog": 4}, "validation": of_each, "test": of_each}
+
+
+def test_a_column_of_splits_counts_where_the_folders_say_the_classes(tmp_path):
+    tree(tmp_path)
+    rows = [f"{name}/{index}.png,{name},{index == 2}" for name in CAT_DOG for index in range(3)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,label,is_valid", *rows]))
+    assert found(tmp_path)["validation"] == {"cat": 1, "dog": 1}
+    text = (tmp_path / "labels.csv").read_text().replace("True", "0").replace("False", "1")
+    (tmp_path / "labels.csv").write_text(text.replace("is_valid", "fold"))
+    assert found(tmp_path) == {"all": CAT_DOG} and "spells no split" in str(look_at(tmp_path))
+
+
+def test_a_competition_s_list_of_answers_is_no_table_of_classes(tmp_path):
+    tree(tmp_path / "train")
+    rows = [save(tmp_path / "test" / f"{index}0.png").stem for index in range(3)]
+    (tmp_path / "sample_submission.csv").write_text("\n".join(["id,label", *(f"{row},0" for row in rows)]))
+    assert found(tmp_path) == {"train": CAT_DOG} and 'class "0"' in str(look_at(tmp_path))
+    (tmp_path / "sample_submission.csv").write_text("\n".join(["id,label", *(f"{row},dog" for row in rows)]))
+    assert found(tmp_path) == {"train": CAT_DOG, "test": {"dog": 3}}
 
 
 # What is said.

@@ -210,7 +210,7 @@ def test_a_parquet_set_says_what_a_folder_says_and_skips_what_is_damaged(tmp_pat
     data = load_dataset(tmp_path, skip_damaged=True)
     assert data.class_counts() == {"cat": 1, "dog": 21} and "train/00001" not in data.ids
     for words in (
-        "2 images in",
+        "left out: 2 (image 1 in",
         "imbalanced (22 training images of dog, 2 of cat)",
         "test images that are identical to training images: 2 (test/00000, test/00001)",
         "identical images in two classes: 1",

@@ -71,7 +71,7 @@ def test_the_check_says_what_a_stranger_s_folder_holds(tmp_path, icons, capsys):
     # One in seven or so of each class of train goes to validation, which the folder lacks.
     assert "images of train validation test" in table and "bell 7 1 3" in table and "all 16 3 7" in table
     assert "32x32 to 48x48 px, 1 not square and cropped by up to 17%" in table and "1 PNG RGBA" in table
-    assert "1 across, 0 in two classes" in table and "holdout/bell/again.png" in table
+    assert "across 1, in two classes 0" in table and "holdout/bell/again.png" in table
     assert "1 file in" in table and ".xcf" in table
     assert "set aside for validation" in table and "estimate, by measured steps" in table
 
@@ -232,6 +232,16 @@ def test_every_fold_trains_as_long_and_on_its_own_samples(made):
     assert (both["num_real"] < len(made[0].real)).all()
 
 
+def test_balanced_accuracy_stands_beside_accuracy_where_classes_are_unequal(made):
+    equal = made[0].comparison
+    assert "balanced" not in str(equal) and "balanced_accuracy" in equal.rows
+    unequal = replace(equal, measures=("accuracy", "balanced_accuracy"))
+    assert str(unequal).count("balanced accuracy") == 2
+    assert max(map(len, str(unequal).splitlines())) <= WIDTH
+    assert unequal.record()["means"]["balanced_accuracy"][0]["condition"] == "real"
+    json.dumps([made[0].record, made[0].report], default=str, allow_nan=False)
+
+
 def test_the_set_is_a_dataset_of_torch_with_the_share_asked_for(made):
     result = made[0]
     mixed = result.dataset(synthetic_share=0.75)
@@ -291,3 +301,14 @@ def test_photographs_are_sent_to_another_model_before_the_work(tmp_path, icons, 
     assert "look like photographs" in said.err and "--profile colab" in said.err and "--anyway" in said.err
     assert "images become 64 px" in said.out
     assert drawn_share(icons.images) > 0.5
+
+
+def test_machines_get_one_record_and_no_set_goes_among_the_images(tmp_path, icons, capsys):
+    root = write(tmp_path / "mine", icons, {"bell": 6, "heart": 8})
+    assert main(["augment", str(root), "--check", "--json", *SMALL]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["data"]["images"]["train"] == {"bell": 5, "heart": 7} and not record["warnings"]
+    assert [row["stage"] for row in record["estimate"]][-1] == "all"
+    assert main(["augment", str(root), "--out", str(root / "set"), "--json", *SMALL]) == 2
+    said = capsys.readouterr()
+    assert "lies among the images" in said.err and not said.out and not (root / "set").exists()

@@ -16,7 +16,6 @@ from small_notebooks import DRAW, PARAMETERS, write_notebook
 
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.commands.main import main
-from diffinv.figures import save_figure
 from diffinv.lessons import SPENT
 from diffinv.reproduce.job import Job, check_parameters, run_job
 from diffinv.reproduce.manifest import Manifest, fingerprint

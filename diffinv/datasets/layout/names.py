@@ -54,10 +54,13 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
 
 
 def twins(one: str, other: str) -> str | None:
-    """How two names that look alike differ: "in case", "in how their accents are stored", or None."""
+    """How two names that look alike differ: in case, in blanks, in how accents are stored; else None."""
     if readable(one) == readable(other):
         return "in how their accents are stored"
-    return "in case" if readable(one).casefold() == readable(other).casefold() else None
+    one, other = readable(one).casefold(), readable(other).casefold()
+    if one == other:
+        return "in case"
+    return "in blanks" if re.sub(r"[\s_-]", "", one) == re.sub(r"[\s_-]", "", other) else None
 
 
 def _parse(name: str) -> tuple[str | None, tuple[str, ...]]:

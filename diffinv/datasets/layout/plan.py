@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from diffinv.datasets.decoding import DatasetError
-from diffinv.datasets.layout.names import readable, split_of, splits_among, twins
-from diffinv.datasets.layout.tables import Labelled, Table, label_images, tables_of
+from diffinv.datasets.layout.names import readable, split_of, splits_among
+from diffinv.datasets.layout.tables import (
+    Labelled,
+    Table,
+    check_distinct,
+    label_images,
+    tables_of,
+    why_no_table,
+)
 from diffinv.datasets.layout.tree import Tree, survey
 from diffinv.foundation.errors import listed
 
@@ -57,8 +64,8 @@ def look_at(folder: Path, class_level: ClassLevel | None = None) -> Layout:
     here = _unwrap(tree, notes)
     if splits := _splits_inside_classes(here):
         how = "splits inside the class folders"
-    elif labelled := _from_tables(here, notes):
-        splits, how = labelled, f"classes from {listed([path.name for path in here.tables])}"
+    elif labelled := _from_tables(here, notes, class_level):
+        splits, how = labelled
     elif parts := _split_folders(here, class_level, notes):
         # A table may label each split: it is then looked for in the split's own folder.
         splits = {split: _classes(part, class_level, notes) for split, part in parts.items()}
@@ -92,7 +99,7 @@ def _no_image(tree: Tree, notes: tuple[str, ...]) -> str:
     if tree.folders:
         empty = listed([str(sub.path) for sub in tree.folders])
         return f"the class folder {empty} holds no image{why}: fill it, or take it out."
-    return f"{tree.path} holds no class folder and no image{why}: {_REMEDY}."
+    return f"{tree.path} holds no class folder and no image{why}: unpack what is packed, or {_REMEDY}."
 
 
 def _unwrap(tree: Tree, notes: list[str]) -> Tree:
@@ -108,20 +115,42 @@ def _unwrap(tree: Tree, notes: list[str]) -> Tree:
     return _unwrap(inner, notes)
 
 
-def _from_tables(here: Tree, notes: list[str]) -> dict[str, Classes]:
+def _from_tables(
+    here: Tree, notes: list[str], level: ClassLevel | None = None
+) -> tuple[dict[str, Classes], str] | None:
+    """The images of every class in every split by the tables that lie here, and what these say; or None."""
     tables = tables_of(here, notes)
-    labelled = label_images(tables, here, notes) if tables else []
+    unlisted: list[str] = []
+    labelled = label_images(tables, here, unlisted) if tables else []
     if not labelled or _folders_say_it_already(labelled, tables, here, notes):
-        return {}
+        return None
+    where = listed([table.path.name for table in tables])
+    how = f"classes from {where}"
+    if all(label is None for table in tables for _, label, _ in table.rows):
+        how = f"splits from {where}, classes from the folders"
+        if any(_no_class(image.path.parent.name) or image.path.parent == here.path for image in labelled):
+            notes.append(f"{where} says splits and no class, and is not read.")
+            return None
     of_each = {image.split for image in labelled}
     if None in of_each and len(of_each) > 1:
         unknown = [image for image in labelled if image.split is None]
         notes.append(f"{len(unknown)} images have no split in {tables[0].path}, and are not read.")
-    return {
+    splits = {
         split or UNDIVIDED: _by_label([image for image in labelled if image.split == split])
         for split in (of_each if of_each == {None} else SPLITS)
         if split in of_each
     }
+    spelled = splits_among(sub.path.name for sub in here.filled())
+    train = next((sub for sub in here.filled() if spelled.get(sub.path.name) == "train"), None)
+    if train is None or not train.filled() or not {"train", UNDIVIDED}.isdisjoint(splits):
+        notes += unlisted
+        return splits, how
+    # As where a competition has class folders to train on, and a list of loose images to test on.
+    classes = _classes(train, level, notes)
+    if strangers := sorted({name for split in splits.values() for name in split} - set(classes)):
+        notes.append(f'{where} is not read: it has the class "{strangers[0]}", which train has not.')
+        return None
+    return {"train": classes, **splits}, f"train from {train.path.name}, {how}"
 
 
 def _by_label(labelled: list[Labelled]) -> Classes:
@@ -146,8 +175,12 @@ def _folders_say_it_already(
             raise DatasetError(f"{where} contradicts the folders ({said}): take it out, or move the images.")
     pairs = {(image.path.parent, image.label) for image in labelled}
     parents = {parent for parent, _ in pairs}
-    plain = all(split_of(path.name) or path.name.casefold() in _CONTAINERS for path in parents)
+    plain = all(_no_class(path.name) for path in parents)
     one_to_one = len(parents) > 1 and not plain and len(pairs) == len(parents) == len(labels)
+    if any(split for table in tables for _, _, split in table.rows) and "train" in {
+        i.split for i in labelled
+    }:
+        return False  # the folders do not say the splits
     if all(called) or one_to_one:
         notes.append(f"{where} is not read: the folders say the same classes.")
         return True
@@ -174,7 +207,7 @@ def _split_folders(here: Tree, level: ClassLevel | None, notes: list[str]) -> di
     splits = splits_among(sub.path.name for sub in here.folders)
     # A class may be called "train": it is a split only where it holds folders itself, or a table.
     spelled = [sub for sub in here.filled() if sub.path.name in splits]
-    parts = [sub for sub in spelled if sub.filled() or tables_of(sub, [])]
+    parts = [sub for sub in spelled if _has_classes(sub) or tables_of(sub, [])]
     others = [sub for sub in here.filled() if sub not in spelled]
     if not parts or (level == "top" and len(parts) < 2):
         return {}
@@ -198,6 +231,15 @@ def _split_folders(here: Tree, level: ClassLevel | None, notes: list[str]) -> di
     return {splits[part.path.name]: _unwrap(part, notes) for part in parts}
 
 
+def _has_classes(split: Tree) -> bool:
+    # A second folder of the split's own name, as in test/test, only wraps its images.
+    return any(sub.filled() or split_of(sub.path.name) is None for sub in split.filled())
+
+
+def _no_class(name: str) -> bool:
+    return split_of(name) is not None or name.casefold() in _CONTAINERS
+
+
 def _check_spelled_once(here: Tree, parts: list[Tree]) -> None:
     splits = splits_among(part.path.name for part in parts)
     for split in set(splits.values()):
@@ -215,20 +257,19 @@ def _outside(here: Tree) -> str:
 
 def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
     if found := _from_tables(here, notes):
-        return _by_label_of_all(found)
+        return _by_label_of_all(found[0])
     filled = here.filled()
+    unread = f" ({why_no_table(here)})" if here.tables else ""
     if not filled:
-        raise DatasetError(f"{here.path} holds images but no class folder: {_REMEDY}.")
+        raise DatasetError(f"{here.path} holds images but no class folder{unread}: {_REMEDY}.")
     if empty := [str(sub.path) for sub in here.folders if not sub.every_image()]:
         raise DatasetError(f"the class folder {listed(empty)} holds no image: fill it, or take it out.")
     if here.images:
         notes.append(_outside(here))
     names = [sub.path.name for sub in filled]
-    if level is None and all(split_of(name) or name.casefold() in _CONTAINERS for name in names):
-        unread = f" ({listed([path.name for path in here.tables])} has no columns of files and classes)"
-        table = unread if here.tables else ""
+    if level is None and (all(map(_no_class, names)) or (here.tables and len(filled) == 1)):
         raise DatasetError(
-            f"{here.path} holds images but no class folder, only {listed(names)}{table}: {_REMEDY}, or "
+            f"{here.path} holds images but no class folder, only {listed(names)}{unread}: {_REMEDY}, or "
             'choose class_level="top" if these are the classes.'
         )
     leaves = [leaf for sub in filled for leaf in sub.every() if leaf.images]
@@ -239,14 +280,11 @@ def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
         within = listed([str(sub.path) for tree in nested for sub in tree.filled()])
         notes.append(f"images in folders within class folders are taken for that class: {within}.")
     classes: dict[str, list[Path]] = {}
-    spelled: dict[str, str] = {}
-    for tree in leaves if level == "leaf" else filled:
-        name = readable(tree.path.name)
-        twin = spelled.setdefault(name.casefold(), tree.path.name)
-        if twin != tree.path.name:
-            both = f'the class folders "{twin}" and "{tree.path.name}" in {here.path}'
-            raise DatasetError(f"{both} differ only {twins(twin, tree.path.name)}: merge or rename them.")
-        classes.setdefault(name, []).extend(tree.images if level == "leaf" else tree.every_image())
+    chosen = leaves if level == "leaf" else filled
+    check_distinct({tree.path.name for tree in chosen}, str(here.path))
+    for tree in chosen:
+        images = tree.images if level == "leaf" else tree.every_image()
+        classes.setdefault(readable(tree.path.name), []).extend(images)
     if level == "leaf" and len(classes) < len(leaves):
         notes.append(f"folders of one name in {here.path} are taken for one class.")
     return {name: tuple(sorted(classes[name])) for name in sorted(classes)}

@@ -1,6 +1,7 @@
 """What lies in a folder: images, tables and folders, each place visited once, and what was passed over."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from diffinv.datasets.layout.names import readable
+from diffinv.datasets.layout.names import readable, split_of
 from diffinv.foundation.errors import listed
 
 SUFFIXES = {
@@ -17,6 +18,9 @@ SUFFIXES = {
     *(".jpf", ".jpx", ".tga"),
 }
 TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
+# Of these kinds only those called so: most describe one image each.
+_MAYBE_TABLES = {".txt", ".json", ".xlsx", ".xls", ".ods"}
+_CALLED_TABLE = re.compile("label|class|annot|meta|truth|target|list|files|images", re.IGNORECASE)
 # Kinds that begin with a mark of their own: a file with another suffix, or none, is one of them by that.
 _MARKED = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 # What often lies beside images and is none: passed over without a warning.
@@ -75,33 +79,44 @@ class _Walk:
 
     def down(self, folder: Path) -> Tree:
         self.visited.add(folder.resolve())
-        images, tables, folders = [], [], []
+        images: list[Path] = []
+        tables: list[Path] = []
+        folders: list[Tree] = []
         try:
             # Links come last, so that a place is called by its own path where it has one here.
             with os.scandir(folder) as found:  # which knows the kinds without asking the disk again
                 entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
-            for entry in entries:
-                path = folder / entry.name
-                suffix = path.suffix.lower()
-                if path.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    if path.name.lower() in _TOOL_FOLDERS:
-                        continue
-                    if path.resolve() in self.visited:
-                        self.twice.append(str(path))
-                    else:
-                        folders.append(self.down(path))
-                elif entry.is_symlink() and not path.exists():
-                    self.dangling.append(str(path))
-                elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
-                    images.append(path)
-                elif suffix in TABLES:
-                    tables.append(path)
-                elif suffix not in _COMPANIONS:
-                    self.skipped[suffix or path.name] += 1
         except OSError:
             self.closed.append(str(folder))
+            entries = []
+        for entry in entries:
+            path = folder / entry.name
+            suffix = path.suffix.lower()
+            if path.name.startswith("."):
+                continue
+            if entry.is_symlink() and not os.path.exists(path):  # or it leads to itself
+                self.dangling.append(str(path))
+            elif entry.is_dir():
+                if path.name.lower() in _TOOL_FOLDERS:
+                    continue
+                if path.resolve() in self.visited:
+                    self.twice.append(str(path))
+                    continue
+                skipped = self.skipped.total()
+                below = self.down(path)
+                speaks_of_images = _CALLED_TABLE.search(path.name) and self.skipped.total() == skipped
+                if speaks_of_images and not below.every_image():  # no class, but tables may lie there
+                    tables += below.tables
+                else:
+                    folders.append(below)
+            elif not entry.is_file():
+                self.skipped["pipes or devices"] += 1  # reading one might never end
+            elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
+                images.append(path)
+            elif suffix in TABLES or (suffix in _MAYBE_TABLES and _is_called_table(path)):
+                tables.append(path)
+            elif suffix not in _COMPANIONS:
+                self.skipped[suffix or path.name] += 1
         folders.sort(key=lambda tree: tree.path)
         return Tree(folder, tuple(sorted(images)), tuple(tables), tuple(folders))
 
@@ -119,6 +134,10 @@ class _Walk:
                 yield f"links in {folder} {what}: {listed([readable(path) for path in paths])}."
         if self.closed:
             yield f"folders in {folder} are not yours to read, and are skipped: {listed(self.closed)}."
+
+
+def _is_called_table(path: Path) -> bool:
+    return split_of(path.stem) is not None or _CALLED_TABLE.search(path.stem) is not None
 
 
 def _shows_an_image(path: Path) -> bool:

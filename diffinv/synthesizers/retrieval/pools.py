@@ -16,7 +16,7 @@ from diffinv.artefacts.keys import content_key
 from diffinv.datasets import CATALOGUE, DatasetError, LabelledImages, embedded_names, load_dataset
 from diffinv.datasets.decoding import decode_image, read_image, to_square
 from diffinv.datasets.embedded import FOLDER
-from diffinv.datasets.layout.remarks import tell
+from diffinv.datasets.layout.remarks import Remark, tell
 from diffinv.datasets.layout.tree import SUFFIXES, survey
 
 EMBEDDED_POOL = "icons_pool"
@@ -70,7 +70,7 @@ class FolderPool:
                 f'there is no pool or folder "{folder}": choose "{EMBEDDED_POOL}", or give one with images.'
             )
         tree, notes = survey(self.folder)
-        tell(None, notes)
+        tell(None, map(Remark, notes))
         paths = tree.every_image()
         if not paths:
             kinds = ", ".join(sorted(SUFFIXES))
