@@ -239,9 +239,11 @@ class OwnDataLesson:
     search_grid: Mapping[str, tuple[Any, ...]] = field(
         default_factory=lambda: {
             "inversion.steps_per_image": (50, 200),
+            "inversion.initialisation": ("normal", "class_prompt"),
             "sampling.guidance_scale": (1, 2),
         }
     )
+    policies: tuple[Policy, ...] = ("none", "randaugment")  # augmentations of the real images, tried likewise
     probe_images: int = 12  # on which the model is tried before the work
     probe_updates: int = 50
     probe_samples: int = 2  # of each of them

@@ -253,7 +253,11 @@ COLAB = replace(
     ),
     runtime_lesson=RuntimeLesson(images_at_once=4, large_network=""),
     own_data_lesson=OwnDataLesson(
-        search_grid={"inversion.steps_per_image": (100, 200), "sampling.guidance_scale": (2, 4)},
+        search_grid={
+            "inversion.steps_per_image": (100, 200),
+            "inversion.initialisation": ("normal", "class_prompt"),
+            "sampling.guidance_scale": (2, 4),
+        },
         probe_images=8,
     ),
     time_limit_seconds=3600,

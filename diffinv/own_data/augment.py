@@ -11,6 +11,7 @@ import pandas as pd
 from diffinv.artefacts.engine import Engine, using
 from diffinv.artefacts.parts import only_part
 from diffinv.artefacts.writing import ArtefactError, check_output
+from diffinv.classifiers.policies import Policy
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.decoding import Fit
 from diffinv.datasets.layout.plan import ClassLevel
@@ -27,15 +28,17 @@ from diffinv.own_data.look import OwnImages, read_own, wrapped
 from diffinv.own_data.mixed import MixedImages, as_hugging_face
 from diffinv.own_data.trial import fault_of_photographs, nearness_to_original, try_model
 from diffinv.reproduce.talk import duration
+from diffinv.studies.augmentation import NAMES, augmentation_conditions
 from diffinv.studies.estimate import Estimate, estimate
 from diffinv.studies.folds import cross_validate, gain_over_folds, overlap_of, sentence_on_gain
-from diffinv.studies.grid import Condition
+from diffinv.studies.grid import Condition, run_study
 from diffinv.studies.search import chosen_settings, count_candidates, search
 from diffinv.studies.statistics import describe_gain, summarise
 from diffinv.synthesizers.real import Real
 
 REAL, AUGMENTED, SYNTHETIC = "real", "real + augmentation", "real + synthetic"
 UPDATES = "inversion.steps_per_image"
+POLICY_SEEDS = 3  # classifiers that say which augmentation is best
 Report = Callable[[str], Any]
 
 
@@ -250,7 +253,9 @@ def _augment(plan: Plan, out: str | Path | None, seed: int, anyway: bool, report
     _refuse(list(trial.faults()), anyway)
     faults = [*trial.faults(), *([plan.photographs] if plan.photographs else [])]
 
-    chosen = _choose(plan, seed)
+    policy = {"training.policy": _best_policy(plan, seed, report)}
+    plan = replace(plan, settings=plan.settings.changed(policy))
+    chosen = {**policy, **_choose(plan, seed)}
     settings = plan.settings.changed(chosen)
     report(wrapped([f"chosen on {len(own.validation)} validation images: {_said(chosen)}"]))
     synthesizer = methods.diffusion_inversion(settings, diffusion)
@@ -309,7 +314,7 @@ def _estimate(diffusion: FrozenDiffusion, own: OwnImages, settings: Profile) -> 
         inversion=replace(settings.inversion, steps_per_image=updates),
         sampling=settings.sampling,
         training=settings.training,
-        num_classifiers=2 * candidates + 3 * pairs,
+        num_classifiers=POLICY_SEEDS * len(counts.policies) + 2 * candidates + 3 * pairs,
     )
 
 
@@ -319,6 +324,23 @@ def _said_of(cost: Estimate) -> str:
     lines = [f"estimate, by measured steps: about {duration(cost.seconds)}{memory}, {disk}"]
     lines += [f"  {stage.stage}: {duration(stage.seconds)} for {stage.work}" for stage in cost.stages]
     return wrapped(lines)
+
+
+def _best_policy(plan: Plan, seed: int, report: Report) -> Policy:
+    """That of the real images alone: samples have to add to what costs nothing."""
+    policies, training = plan.settings.own_data_lesson.policies, plan.settings.training
+    conditions = augmentation_conditions(None, training, images_per_real=1, policies=policies)
+    rows = run_study(
+        conditions,
+        train=plan.own.real,
+        test=plan.own.validation,
+        seeds=range(seed, seed + POLICY_SEEDS),
+        dataset=plan.own.name,
+    )
+    means = rows.groupby("policy", sort=False)["accuracy"].mean()
+    said = ", ".join(f"{100 * mean:.0f} % with {NAMES[policy]}" for policy, mean in means.items())
+    report(wrapped([f"real images alone, on the validation images: {said}"]))
+    return means.idxmax()
 
 
 def _choose(plan: Plan, seed: int) -> dict[str, Any]:
@@ -343,7 +365,7 @@ def _choose(plan: Plan, seed: int) -> dict[str, Any]:
 def _compare(plan: Plan, synthesizer: Any, seed: int) -> Comparison:
     counts, training = plan.settings.own_data_lesson, plan.settings.training
     conditions = [
-        Condition(REAL, Real(), replace(training, augmentation="none")),
+        Condition(REAL, Real(), replace(training, augmentation="none", policy="none")),
         Condition(AUGMENTED, Real(), training),
         Condition(SYNTHETIC, synthesizer, training, counts.images_per_real, with_real=True),
     ]

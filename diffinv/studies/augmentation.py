@@ -31,7 +31,7 @@ def augmentation_conditions(
     training: Training,
     *,
     images_per_real: int,
-    real_per_class: int,
+    real_per_class: int | None = None,
     policies: Sequence[Policy] = POLICIES,
     with_samples: Sequence[Policy] = POLICIES,
 ) -> list[Condition]:

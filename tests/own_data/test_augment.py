@@ -218,7 +218,9 @@ def test_the_card_says_what_the_set_is_and_what_it_gains(made):
         assert part in card
     record = json.loads((out / "provenance.json").read_text())
     assert record["chosen"] == result.settings and "created" not in record
-    for part in ("images of", "estimate, by", "trial:", "chosen on", "real + augmentation"):
+    policy = result.settings["training.policy"]
+    assert policy in ("none", "randaugment") and policy == record["training"]["policy"]
+    for part in ("images of", "estimate, by", "trial:", "chosen on", "% with RandAugment", "real + augmentation"):
         assert part in said
     assert max(map(len, said.splitlines())) <= WIDTH
 
