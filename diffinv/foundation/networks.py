@@ -54,7 +54,7 @@ def go_faster(network: torch.nn.Module) -> Any:
             return compiled(*args, **kwargs)
         except TorchDynamoException as error:
             network._compiled_call_impl = None
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split("\n\n")[0].split())
             kind = type(network).__name__
             warnings.warn(f"{kind} cannot be compiled here ({reason}): it runs more slowly.", stacklevel=2)
             return network(*args, **kwargs)

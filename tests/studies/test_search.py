@@ -22,9 +22,12 @@ def scores(monkeypatch):
     def run_study(conditions, *, seeds, **_):
         import pandas as pd
 
-        side, again = conditions[0].synthesizer
-        tried.append((side, again, seeds[0]))
-        found = [SCORES[side][seeds[0]] + again / 100, SCORES[side][seeds[0]] + again / 100]
+        found = []
+        for condition in conditions:
+            side, again = condition.synthesizer
+            found.append(SCORES[side][seeds[0]] + again / 100)
+            if condition.name == "alone":  # one of the two of each try
+                tried.append((side, again, seeds[0]))
         return pd.DataFrame({"condition": [c.name for c in conditions], "accuracy": found})
 
     monkeypatch.setattr("diffinv.studies.search.run_study", run_study)
