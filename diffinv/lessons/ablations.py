@@ -54,8 +54,7 @@ def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
 
 def cheapest_other(lesson: Lesson) -> list[str]:
     """The dataset, besides the first, that takes the fewest updates; none where one alone was asked for."""
-    others = [name for name in lesson.own if name != lesson.datasets[0]] if len(lesson.datasets) > 1 else []
-    return sorted(others, key=lambda name: lesson.own[name].inversion.steps_per_image)[:1]
+    return sorted(lesson.datasets[1:], key=lambda name: lesson.own[name].inversion.steps_per_image)[:1]
 
 
 def _changed(condition: Condition, name: str, values: dict[str, Any]) -> Condition:

@@ -214,7 +214,7 @@ class AblationsLesson:
     drawn: int = 16  # samples per real image among which CLIP chooses; 0 = it does not
     hard_share: float = 0.375  # of each class: those that a classifier has not learned early; 0 = not tried
     early_steps: int = 30
-    confirmed: int = 2  # of the largest effects, on a second dataset
+    confirmed: int = 4  # of the largest effects, on a second dataset
 
 
 @dataclass(frozen=True)
