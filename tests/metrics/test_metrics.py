@@ -78,6 +78,19 @@ def test_kernel_distances_follow_their_definition(block, monkeypatch):
         kernel_distance(a, b[:1])
 
 
+def test_distances_are_those_of_torch_fidelity():
+    why = "torch-fidelity is not installed, or torchvision, which it imports, is not"
+    kid = pytest.importorskip("torch_fidelity.metric_kid", reason=why, exc_type=ImportError)
+    fid = pytest.importorskip("torch_fidelity.metric_fid", reason=why, exc_type=ImportError)
+    sides = a, b = cloud(40), cloud(30, seed=1, shift=0.5, scale=1.3)
+    statistics = [fid.fid_features_to_statistics(each.double()) for each in sides]
+    theirs = fid.fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
+    kernels = [kid.kernel_poly(x.double().numpy(), y.double().numpy()) for x, y in ((a, a), (a, b), (b, b))]
+    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in kernels[::2]]
+    assert kernel_distance(a, b) == pytest.approx(sum(within) - 2 * kernels[1].mean(), rel=1e-9)
+
+
 def test_the_cubic_kernel_is_that_of_torchmetrics():
     kid = pytest.importorskip("torchmetrics.image.kid")
     a, b = cloud(40, width=12, seed=1).double(), cloud(40, width=12, seed=2, scale=1.3).double()
