@@ -162,6 +162,7 @@ def learn_missing(
             if not (group := lacking(missing[path])):
                 continue  # another process has learned it meanwhile
             images, losses, started = real.subset(group), [], time.perf_counter()
+            last = max(stop for stop, cache in caches.items() if any(keys[i] not in cache for i in group))
             for step in learn(images):
                 losses.append(step.losses)
                 yield
@@ -175,6 +176,8 @@ def learn_missing(
                     torch.stack(tail).mean(dim=0),
                     time.perf_counter() - started,
                 )
+                if step.step == last:  # the rest of the way is in the cache
+                    break
 
     for _ in progress_bar(steps(), len(missing) * max(caches), desc, enabled=progress and bool(missing)):
         pass

@@ -259,6 +259,9 @@ def test_a_path_gives_at_each_stop_what_inverting_so_far_gives(
             assert store.provenance["settings"] == alone.provenance["settings"]
     inversion_path(tiny_diffusion, real, QUICK, (3, 5))
     assert unet_calls == [4] * 5 + [1] * 5, "learned again where one stop is missing, no further than it"
+    unet_calls.clear()
+    inversion_path(tiny_diffusion, real, QUICK, (2, 8))
+    assert unet_calls == [4] * 2 + [1] * 2, "the end of the way is in the cache"
 
 
 def test_a_path_needs_a_number_of_updates(tiny_diffusion, toy_images):
