@@ -6,6 +6,8 @@ travel through an engine: what a call is given lies in the cache while it runs, 
 worker from where it came.
 """
 
+import hashlib
+import io
 import logging
 import os
 import pickle
@@ -175,6 +177,7 @@ class Place:
     folder: str
     cache: str
     work: str  # a file that the driver wrote into the cache
+    digest: str  # its SHA-256: what others could write there is not unpickled
     version: str = __version__
 
     def enter(self) -> Work:
@@ -190,7 +193,7 @@ class Place:
         os.chdir(self.folder)
         os.environ |= {"DIFFINV_CACHE": self.cache, "TQDM_DISABLE": "1"}
         os.environ.pop(VARIABLE, None)
-        return _read_work(Path(self.work))
+        return _read_work(Path(self.work), self.digest)
 
 
 @contextmanager
@@ -206,7 +209,7 @@ def _shared_place(work: Work) -> Iterator[Place]:
     held = folder.with_suffix(".lock")
     with FileLock(held, mode=0o666):
         try:
-            yield Place(os.getcwd(), str(cache), str(_write_work(work, folder)))
+            yield Place(os.getcwd(), str(cache), *_write_work(work, folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             held.unlink(missing_ok=True)
@@ -241,23 +244,27 @@ class _Unpickler(pickle.Unpickler):
         return torch.from_numpy(array) if kind == "tensor" else array
 
 
-def _write_work(work: Work, folder: Path) -> Path:
+def _write_work(work: Work, folder: Path) -> tuple[str, str]:
+    pickled = io.BytesIO()
     try:
-        with write_atomically(folder / "work") as file:
-            _Pickler(file, folder).dump(work)
+        _Pickler(pickled, folder).dump(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             f"the work cannot be sent to workers ({error}): define what it is made of in a module, not in a "
             "notebook or a function, or leave the engine out."
         ) from error
-    return folder / "work"
+    with write_atomically(folder / "work") as file:
+        file.write(pickled.getvalue())
+    return str(folder / "work"), hashlib.sha256(pickled.getvalue()).hexdigest()
 
 
 @lru_cache(maxsize=1)  # a worker makes several parts of one call, with the model loaded once
-def _read_work(path: Path) -> Work:
+def _read_work(path: Path, digest: str) -> Work:
+    pickled = path.read_bytes()
+    if hashlib.sha256(pickled).hexdigest() != digest:
+        raise ValueError(f"{path} is not what the driver wrote: let nobody else write into the cache.")
     try:
-        with open(path, "rb") as file:
-            return _Unpickler(file, path.parent).load()
+        return _Unpickler(io.BytesIO(pickled), path.parent).load()
     except (AttributeError, ImportError) as error:  # of the notebook or script that called
         here = f"the worker on {socket.gethostname()}"
         remedy = "define what it is made of in a module that all workers have"

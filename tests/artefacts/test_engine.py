@@ -313,9 +313,11 @@ def test_a_worker_in_another_place_says_so(tmp_path):
     token = tmp_path / "token"
     token.touch()
     with pytest.raises(ValueError, match=r"has diffinv .*, not 0: install"):
-        Place(str(tmp_path), str(tmp_path), str(token), version="0").enter()
+        Place(str(tmp_path), str(tmp_path), str(token), "", version="0").enter()
     with pytest.raises(ValueError, match=r"does not see .*elsewhere: set DIFFINV_CACHE to a folder that all"):
-        Place(str(tmp_path), str(tmp_path), str(tmp_path / "elsewhere")).enter()
+        Place(str(tmp_path), str(tmp_path), str(tmp_path / "elsewhere"), "").enter()
+    with pytest.raises(ValueError, match="token is not what the driver wrote"):
+        Place(str(tmp_path), str(tmp_path), str(token), "of other bytes").enter()
 
 
 @pytest.mark.timeout(300)
