@@ -37,6 +37,7 @@ TERAFLOPS = {"paper": 20.0, "day": 49.0, "colab": 5.0}
 TERAFLOPS_OF_CLASSIFIERS = {"paper": 20.0, "day": 20.0, "colab": 5.0}
 GIB_OF = {"paper": 80, "day": 40, "colab": 15}
 EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
+PROMPT_TOKENS = 77  # of a prompt
 NUM_TOKENS, WIDTH = 5, 768  # vectors of an image, and numbers of a vector
 NATIVE = 512  # side of Stable Diffusion's own images
 
@@ -159,10 +160,9 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
         networks = (*own.architecture_lesson.architectures, "resnet18")
         flops = [training_of(replace(own.training, architecture=each), side) for each in networks]
         found["08"] = Work(0, 0, 0, 2 * seeds * len(networks), training_flops=2 * seeds * sum(flops))
-    if name not in policies.left_out:
-        made = sampled(policies.real_per_class, policies.images_per_real)
-        chosen = len(policies.policies) * policies.validation_seeds
-        found["09"] = Work(0, 0, made, policed * seeds + chosen)
+    made = sampled(policies.real_per_class, policies.images_per_real)
+    chosen = len(policies.policies) * policies.validation_seeds
+    found["09"] = Work(0, 0, made, policed * seeds + chosen)
     found["10"] = ablations(own, name)
     if name == own.storage_lesson.dataset:
         found["12"] = storage(own, name)
@@ -172,7 +172,8 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
 def ablations(own: Profile, name: str) -> Work:
     """Each vector, sample and classifier of the conditions that lesson 10 declares, once."""
     classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
-    diffusion: Any = SimpleNamespace(native_resolution=NATIVE)
+    tokenizer = SimpleNamespace(model_max_length=PROMPT_TOKENS)
+    diffusion: Any = SimpleNamespace(native_resolution=NATIVE, tokenizer=tokenizer)
     clip: Any = None
     conditions = {}
     for comparison in declared(own, name, diffusion, clip):

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a fresh cache each, small random checkpoints, small images."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,16 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Headless, by playwright; the test is skipped where playwright or Chromium is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

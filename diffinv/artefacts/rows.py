@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diffinv.artefacts.keys import Streamed
 
@@ -54,9 +52,7 @@ class RowsOnDisk:
 
     def __getitem__(self, index: Any) -> Any:
         """Read rows: one by its number, or those of a slice, a sequence of numbers or a mask."""
-        positions = np.arange(len(self))[
-            np.asarray(index) if isinstance(index, list | tuple | Tensor) else index
-        ]
+        positions = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
         found = self.wrap(self._rows(np.atleast_1d(positions)))
         return found[0] if np.ndim(positions) == 0 else found
 
@@ -90,7 +86,7 @@ def pick(array: Any, positions: Sequence[int] | np.ndarray) -> Any:
     rows = np.asarray(positions, dtype=np.int64)
     if isinstance(array, RowsOnDisk) and array.nbytes * (len(rows) / max(1, len(array))) > IN_MEMORY:
         return array.take(rows)
-    return array[torch.from_numpy(rows) if isinstance(array, Tensor) else rows]
+    return array[rows]
 
 
 def chunks(array: Any, size: int = ROWS_AT_ONCE) -> Iterator[Any]:
@@ -103,4 +99,4 @@ def as_part_of_key(array: Any) -> Any:
     """What `content_key` takes for an array, wherever it lies."""
     if isinstance(array, RowsOnDisk):
         return Streamed(array.dtype, array.shape, (np.asarray(chunk) for chunk in chunks(array)))
-    return array.numpy() if isinstance(array, Tensor) else array
+    return np.asarray(array)

@@ -152,7 +152,7 @@ def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison
             question = f"{number} vectors per image, or {inversion.num_tokens}?"
             yield Comparison(question, fewer, base, "vectors")
     for start in counts.initialisations:
-        if start == "normal" or inversion.num_tokens <= longest:
+        if start != inversion.initialisation and (start == "normal" or inversion.num_tokens <= longest):
             changes: dict[str, Any] = {"inversion.initialisation": start}
             if (
                 start == "class_prompt" and counts.prompt_steps
