@@ -32,6 +32,10 @@ class Part:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
+    def of_items(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those that belong to this part."""
+        return items[self.number - 1 :: self.of]
+
     @classmethod
     def parse(cls, text: str) -> "Part":
         """The part that a text such as "3/16" names; ValueError for another text."""
@@ -95,15 +99,16 @@ def in_part() -> bool:
     return _MODE.get().part is not None or _MODE.get().asking
 
 
-def own(items: Sequence[Item], lacking: int) -> Sequence[Item]:
+def own(items: Sequence[Item], lacking: Callable[[], int]) -> Sequence[Item]:
     """Those of the items that belong to this process's part; all where there are no parts.
 
-    `lacking` is how many of them all have no file yet. FilesLacking where one only asks and there are some.
+    `lacking` counts those of them all that have no file yet. FilesLacking where one only asks and there are
+    some.
     """
     mode = _MODE.get()
-    if mode.asking and lacking:
-        raise FilesLacking(lacking)
-    return items if mode.part is None else items[mode.part.number - 1 :: mode.part.of]
+    if mode.asking and (number := lacking()):
+        raise FilesLacking(number)
+    return items if mode.part is None else mode.part.of_items(items)
 
 
 def end_of_part(items: Sequence[Item], lacking: Callable[[], bool]) -> None:
@@ -113,4 +118,4 @@ def end_of_part(items: Sequence[Item], lacking: Callable[[], bool]) -> None:
     """
     mode = _MODE.get()
     if mode.part is not None and not (mode.stages and not lacking()):
-        raise PartDone(len(items[mode.part.number - 1 :: mode.part.of]))
+        raise PartDone(len(mode.part.of_items(items)))

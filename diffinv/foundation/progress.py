@@ -16,10 +16,10 @@ def headless() -> bool:
     return os.environ.get("DIFFINV_HEADLESS") == "1" or "PYTEST_CURRENT_TEST" in os.environ
 
 
-def _in_notebook() -> bool:
-    """Whether this is the kernel of a notebook; it has imported IPython already."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None and hasattr(shell, "kernel")
+def ipython_shell() -> Any:
+    """The shell of IPython that runs this code, a notebook's among them; None where none does."""
+    # Whoever runs it has imported it: looking there costs a script nothing.
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def progress(
@@ -42,7 +42,7 @@ def progress(
     how: dict[str, Any] = {"total": total, "desc": desc}
     if not alike:
         how["bar_format"] = _NO_REST
-    if headless() or not (_in_notebook() or sys.stderr.isatty()):
+    if headless() or not (hasattr(ipython_shell(), "kernel") or sys.stderr.isatty()):
         from tqdm import tqdm
 
         # A notebook shows on red ground what comes by stderr; elsewhere stdout is for the result.

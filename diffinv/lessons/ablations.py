@@ -80,9 +80,8 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
         there = {**steered, "sampling.resolution": native, **steps}
-        few = replace(
-            fewer, images_per_real=counts.number_grid[0]
-        )  # an update there takes several times as long
+        # An update there takes several times as long.
+        few = replace(fewer, images_per_real=counts.number_grid[0])
         from_mean = _changed(few, f"mean, {native} px", there)
         from_empty = _changed(from_mean, f"empty string, {native} px", empty)
         yield Comparison(f"(i) the same at {native} px?", from_mean, from_empty)
@@ -154,9 +153,8 @@ def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison
     for start in counts.initialisations:
         if start != inversion.initialisation and (start == "normal" or inversion.num_tokens <= longest):
             changes: dict[str, Any] = {"inversion.initialisation": start}
-            if (
-                start == "class_prompt" and counts.prompt_steps
-            ):  # closer to its end, and so with fewer updates
+            # Closer to their end, such vectors have a number of updates of their own.
+            if start == "class_prompt" and counts.prompt_steps:
                 changes["inversion.steps_per_image"] = counts.prompt_steps
             other = _changed(base, f"from {STARTS[start]}", changes)
             question = f"start from {STARTS[start]} or from {STARTS[inversion.initialisation]}?"

@@ -1,7 +1,6 @@
 """What every lesson begins and ends with: settings, model and data in one call, and what the lesson spent."""
 
 import ast
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.figures.style import use_style
 from diffinv.foundation.checks import check_names
+from diffinv.foundation.progress import ipython_shell
 from diffinv.lessons import SPENT
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import load_profile
@@ -111,7 +111,7 @@ def _refuse_unknown_parameters() -> None:
 
     papermill puts a cell of plain assignments behind the annotated ones of the parameters cell.
     """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = ipython_shell()
     cells = [] if shell is None else shell.user_ns.get("In", [])
     injected = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters\n")]
     for declaring, giving in injected[-1:]:

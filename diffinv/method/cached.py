@@ -152,7 +152,7 @@ def learn_missing(
             cache.look()
         return any(map(lacking, groups))
 
-    mine = own(groups, sum(map(bool, map(lacking, groups))))
+    mine = own(groups, lambda: sum(map(bool, map(lacking, groups))))
     missing = {caches[max(caches)].folder / keys[g[0]]: g for g in map(lacking, mine) if g}
 
     def steps() -> Iterator[None]:

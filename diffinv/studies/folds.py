@@ -83,7 +83,7 @@ def _each_fold(
     how: dict[str, Any],
 ) -> pd.DataFrame:
     pairs = [(number, fold) for number in range(len(drawn)) for fold in range(num_folds)]
-    found, mine = [], own(pairs, 0)  # the study of a fold says itself what it lacks
+    found, mine = [], own(pairs, lambda: 0)  # the study of a fold says itself what it lacks
     for number, fold in progress_bar(mine, total=len(mine), desc="folds", enabled=progress):
         with only_part(None):
             rows = run_study(

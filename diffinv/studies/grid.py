@@ -166,7 +166,7 @@ def _each_cached(
     def lacking() -> int:
         return sum(found(path) is None for path in wanted)
 
-    cells, mine = {}, own(list(wanted), lacking())
+    cells, mine = {}, own(list(wanted), lacking)
     for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress, alike=False):
         if (cell := found(path)) is None:
             with only_part(None):  # a cell needs all of its samples

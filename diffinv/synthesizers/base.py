@@ -165,7 +165,7 @@ def synthesize(
     rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
     seconds: dict[Path, float | None] = {}
     paths = list(rows_of)
-    mine = own(paths, _lacking(paths))
+    mine = own(paths, lambda: _lacking(paths))
     for path in progress(claimed(mine), total=len(mine), desc="samples"):
         rows = slice(rows_of[path].start, rows_of[path].stop)
         seconds[path] = _cached_shard(path, real, draw, sources[rows], copies[rows]).seconds_per_sample

@@ -51,9 +51,9 @@ def folder(tmp_path):
 def count(part, folder="."):
     """Write a file for each of ten numbers that belong to the part."""
     with only_part(part):
-        for number in own(range(10), 10):
+        for number in own(range(10), lambda: 10):
             (Path(folder) / f"{number}.txt").write_text(str(os.getpid()))
-        return len(own(range(10), 10))
+        return len(own(range(10), lambda: 10))
 
 
 def die_once(part):
@@ -78,11 +78,11 @@ def test_parts_cover_everything_once(of):
     taken = []
     for number in range(1, of + 1):
         with only_part(Part(number, of)), pytest.raises(PartDone) as done:
-            taken += own(range(10), 10)
+            taken += own(range(10), lambda: 10)
             end_of_part(range(10), lambda: True)
         assert done.value.files == len(range(number - 1, 10, of))
     assert sorted(taken) == list(range(10))
-    assert list(own(range(10), 10)) == list(range(10)), "without parts, all of it"
+    assert list(own(range(10), lambda: 10)) == list(range(10)), "without parts, all of it"
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "three", "3", "-1/4", "1/0"])
