@@ -25,8 +25,10 @@ from diffinv.lessons.profiles import load_profile
 from diffinv.method.sampling import Sampling
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
 from diffinv.models.random_weights import networks
+from diffinv.own_data.augment import POLICY_SEEDS
 from diffinv.studies import runtime
 from diffinv.studies.claims import markdown_table
+from diffinv.studies.search import count_candidates
 from diffinv.synthesizers.gan.architectures import build_networks, working_side
 
 # Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
@@ -40,6 +42,7 @@ EXTRA = {"PNDMScheduler": 1}  # predictions beyond one per step
 PROMPT_TOKENS = 77  # of a prompt
 NUM_TOKENS, WIDTH = 5, 768  # vectors of an image, and numbers of a vector
 NATIVE = 512  # side of Stable Diffusion's own images
+CLASSES_OF_OWN, SIDE_OF_OWN = 4, 32  # of the folder that lesson 14 writes
 
 
 class Work(NamedTuple):
@@ -96,7 +99,7 @@ def training_of(training: Training, side: int) -> float:
 
 def lessons(own: Profile, name: str) -> dict[str, Work]:
     """What each of the first lessons does on one dataset."""
-    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    classes, seeds, few_seeds = len(dataset_card(name).class_names), len(own.seeds), len(own.few_seeds)
     quick, inversion, sampling, classifier = (
         own.quickstart,
         own.inversion_lesson,
@@ -110,7 +113,7 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
     shown, pool = sampling.real_per_class * classes, classifier.pool_per_class * classes
     updates = own.inversion.steps_per_image
     return {
-        "00": Work(real, real * updates, real * quick.images_per_real * seeds, 3 * seeds),
+        "00": Work(real, real * updates, real * quick.images_per_real * few_seeds, 3 * few_seeds),
         "01": Work(pairs, pairs * updates + again, drawings, 0),
         "02": Work(shown, shown * updates, shown * sampling.gallery_copies + sampling.sweep_samples, 0),
         "03": Work(
@@ -123,13 +126,13 @@ def lessons(own: Profile, name: str) -> dict[str, Work]:
 
 
 def later_lessons(own: Profile, name: str) -> dict[str, Work]:
-    """What the others add on one dataset after 03; lessons of the embedded model or own images apart."""
-    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    """What the others add on one dataset after 03; all but 13 and 90, which need no GPU."""
+    classes, seeds, few_seeds = len(dataset_card(name).class_names), len(own.seeds), len(own.few_seeds)
     pool = own.classifier_lesson.pool_per_class
     generator, lecf, knn = own.generator_lesson, own.lecf_lesson, own.retrieval_lesson
     shots, policies = own.few_shot_lesson, own.augmentation_lesson
 
-    def sampled(per_class: int, images_per_real: float) -> int:
+    def sampled(per_class: int, images_per_real: float, seeds: int = seeds) -> int:
         return round(min(pool, per_class) * classes * seeds * images_per_real)
 
     kinds = 4 + len(generator.autoencoding_grid)
@@ -151,27 +154,34 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
         ),
     }
     if name not in shots.left_out:
-        made = sum(sampled(count, 2 * shots.images_per_real) for count in shots.shots)
+        made = sum(sampled(count, 2 * shots.images_per_real, few_seeds) for count in shots.shots)
         chosen = len(policies.policies) * policies.validation_seeds
-        found["07"] = Work(0, 0, made, 5 * len(shots.shots) * seeds + chosen)
+        found["07"] = Work(0, 0, made, 5 * len(shots.shots) * few_seeds + chosen)
     if name in own.architecture_lesson.datasets:
         side = dataset_card(name).resolution
         # A pretrained network counts as the ResNet18 that it is.
         networks = (*own.architecture_lesson.architectures, "resnet18")
         flops = [training_of(replace(own.training, architecture=each), side) for each in networks]
-        found["08"] = Work(0, 0, 0, 2 * seeds * len(networks), training_flops=2 * seeds * sum(flops))
-    made = sampled(policies.real_per_class, policies.images_per_real)
+        found["08"] = Work(0, 0, 0, 2 * few_seeds * len(networks), training_flops=2 * few_seeds * sum(flops))
+    made = sampled(policies.real_per_class, policies.images_per_real, few_seeds)
     chosen = len(policies.policies) * policies.validation_seeds
-    found["09"] = Work(0, 0, made, policed * seeds + chosen)
+    found["09"] = Work(0, 0, made, policed * few_seeds + chosen)
     found["10"] = ablations(own, name)
+    found["11"] = timing(own)
     if name == own.storage_lesson.dataset:
         found["12"] = storage(own, name)
+    found["14"] = own_folder(own)
+    # Inverted once more and sampled twice: as here, and as upstream.
+    classifier = own.classifier_lesson
+    real = classes * classifier.real_per_class_grid[1]
+    made = 2 * real * classifier.images_per_real_grid[1] * few_seeds
+    found["91"] = Work(real, real * own.inversion.steps_per_image, made, 2 * few_seeds)
     return found
 
 
 def ablations(own: Profile, name: str) -> Work:
     """Each vector, sample and classifier of the conditions that lesson 10 declares, once."""
-    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
+    classes, seeds = len(dataset_card(name).class_names), len(own.few_seeds)
     tokenizer = SimpleNamespace(model_max_length=PROMPT_TOKENS)
     diffusion: Any = SimpleNamespace(native_resolution=NATIVE, tokenizer=tokenizer)
     clip: Any = None
@@ -205,9 +215,40 @@ def ablations(own: Profile, name: str) -> Work:
     return Work(0, updates, samples, (len(conditions) + 1) * seeds, predictions, other_flops=other)
 
 
+def timing(own: Profile) -> Work:
+    """Lesson 11: every stage at both sides, and of a larger network where there is one, warm-ups included."""
+    counts, repeats = own.runtime_lesson, own.runtime_lesson.repeats + 1
+    at_once, side = counts.images_at_once * repeats, own.sampling.resolution or 0
+    stages = [update_flops(s) + prediction_flops(s) + decoding_flops(s) for s in (side, NATIVE)]
+    return Work(0, 0, 0, 0, other_flops=float(at_once * sum(stages)))
+
+
+def own_folder(own: Profile) -> Work:
+    """Lesson 14: `augment` on the folder that it writes, whatever the dataset."""
+    counts = own.own_data_lesson
+    real = CLASSES_OF_OWN * counts.lesson_per_class
+    candidates, pairs = count_candidates(counts.search_grid), counts.num_folds * counts.repetitions
+    updates = max(counts.search_grid.get("inversion.steps_per_image", (own.inversion.steps_per_image,)))
+    probe = 2 * counts.probe_images * counts.probe_updates
+    rounds = candidates + 1 + counts.repetitions * (counts.num_folds - 1)
+    classifiers = POLICY_SEEDS * len(counts.policies) + 2 * candidates + 3 * pairs
+    training = own.training.of_length(counts.lesson_steps)
+    # Initialised anew, the same updates are made again; guided, a prediction is two.
+    starts = len(counts.search_grid.get("inversion.initialisation", (None,)))
+    samples = real * counts.images_per_real * rounds + counts.probe_images * counts.probe_samples
+    return Work(
+        real,
+        real * updates * starts + probe,
+        samples,
+        classifiers,
+        samples * 2 * own.sampling.num_inference_steps,
+        training_flops=classifiers * training_of(training, SIDE_OF_OWN),
+    )
+
+
 def storage(own: Profile, name: str) -> Work:
     """Lesson 12: samples from each codec's vectors, from fewer tokens, and by each sampler."""
-    counts, classes, seeds = own.storage_lesson, len(dataset_card(name).class_names), len(own.seeds)
+    counts, classes, seeds = own.storage_lesson, len(dataset_card(name).class_names), len(own.few_seeds)
     classifier = own.classifier_lesson
     real = classifier.number_real_per_class * classes * seeds
     by_codec = real * counts.images_per_real * (len(counts.codecs) + 2 * (counts.tokens_dataset == name))

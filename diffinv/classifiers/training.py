@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,11 @@ class Training:
         if self.split_batch_norm and self.synthetic_share in (0, 1):
             share = f"synthetic_share is {self.synthetic_share} and leaves split_batch_norm nothing to split"
             raise ValueError(f"{share}: choose one between 0 and 1.")
+
+    def of_length(self, optimiser_steps: int) -> "Training":
+        """The same with so many steps, of which at most a quarter are the warm-up."""
+        warmup_steps = min(self.warmup_steps, optimiser_steps // 4)
+        return replace(self, optimiser_steps=optimiser_steps, warmup_steps=warmup_steps)
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

@@ -23,6 +23,7 @@ from diffinv.commands.parts import add_parts
 from diffinv.studies import LEAST_SEEDS
 
 if TYPE_CHECKING:
+    from diffinv.classifiers.training import Training
     from diffinv.datasets import LabelledImages
     from diffinv.studies.grid import Condition
     from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
@@ -143,7 +144,7 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
         profile.sampling,
     )
     shared: dict[str, Any] = {
-        "training": override(profile.training_for(str(options.folder)), options, "optimiser_steps"),
+        "training": _of_length(profile.training_for(str(options.folder)), options),
         # The parser leaves it open, to tell who asks for it in vain.
         "images_per_real": IMAGES_PER_REAL if options.images_per_real is None else options.images_per_real,
         "real_per_class": options.real_per_class,
@@ -152,6 +153,10 @@ def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterat
     yield Condition(REAL, Real(), **{**shared, "images_per_real": 1})
     yield Condition(SYNTHETIC, synthesizer, **shared)
     yield Condition(BOTH, synthesizer, with_real=True, **shared)
+
+
+def _of_length(training: "Training", options: argparse.Namespace) -> "Training":
+    return training if options.optimiser_steps is None else training.of_length(options.optimiser_steps)
 
 
 def _say_sides(synthesizer: "DiffusionInversion", train: "LabelledImages", samples_per_real: int) -> None:
@@ -189,7 +194,7 @@ def _judge(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from diffinv.models.dinov2 import load_features
 
     profile = load_profile(options.profile)
-    training = None if options.no_accuracy else override(profile.training, options, "optimiser_steps")
+    training = None if options.no_accuracy else _of_length(profile.training, options)
     names = [Path(folder).resolve().name for folder in (options.synthetic, options.folder)]
     out = options.out or Path(f"{names[0]}-evaluation.json")
     page = out.with_suffix(".html")

@@ -275,6 +275,7 @@ def ledger_figure(rows: pd.DataFrame, datasets: Sequence[str]) -> Figure:
     looks = {
         "supported": ("o", COLOURS["real + DI"], COLOURS["real + DI"]),
         "contradicted": ("X", COLOURS["DI"], COLOURS["DI"]),
+        "no difference": ("s", GREY, GREY),
         "undecided": ("o", GREY, "white"),
     }
     for ax, dataset in zip(axes[0], datasets, strict=True):

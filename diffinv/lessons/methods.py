@@ -122,7 +122,7 @@ def policies_on_validation(settings: Profile, dataset: str, pool: LabelledImages
         policies=counts.policies,
     )
     validation = load_dataset(dataset, split="validation")
-    seeds = settings.seeds[: counts.validation_seeds]
+    seeds = settings.few_seeds[: counts.validation_seeds]
     return run_study(conditions, train=pool, test=validation, seeds=seeds, dataset=dataset)
 
 

@@ -48,7 +48,8 @@ TINY = Profile(
         guidance_scale=1.0, scheduler="DPMSolverMultistepScheduler", num_inference_steps=5, resolution=32
     ),
     training=Training(architecture="resnet10_narrow", optimiser_steps=300, batch_size=64, warmup_steps=30),
-    seeds=(0, 1, 2, 3, 4),
+    # With five, seven rows of lessons 03 to 06 stayed undecided that eight should decide.
+    seeds=(0, 1, 2, 3, 4, 5, 6, 7),
     lecf_lesson=LECFLesson(images_per_real_grid=(1, 4, 16)),
     generator_lesson=GeneratorLesson(
         # The smallest with which the GAN's samples were seen to take the shapes of their classes.
@@ -195,6 +196,7 @@ COLAB = replace(
     name="colab",
     model="CompVis/stable-diffusion-v1-4",
     clip="openai/clip-vit-large-patch14",  # the embedded one knows icons
+    seeds=TINY.few_seeds,
     dtype="float16",
     device="cuda",
     datasets=("cifar10", "eurosat", "bloodmnist"),

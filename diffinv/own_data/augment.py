@@ -184,7 +184,7 @@ def prepare(
     counts = replace(settings.own_data_lesson, **given)
     training = settings.training_for(str(data))
     if optimiser_steps is not None:
-        training = replace(training, optimiser_steps=optimiser_steps)
+        training = training.of_length(optimiser_steps)
     how: dict[str, Any] = {"fit": fit, "class_level": class_level}
     own = read_own(data, resolution=resolution, seed=seed, skip_damaged=skip_damaged, **how)
     report(str(own))

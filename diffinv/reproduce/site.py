@@ -17,7 +17,7 @@ from PIL import Image
 from diffinv.artefacts.pages import render
 from diffinv.artefacts.writing import ArtefactError, write_atomically
 from diffinv.reproduce.rendering import ELSEWHERE, code_styles, markdown, saved_figures, shown
-from diffinv.studies.claims import EVERY, effect_in_words
+from diffinv.studies.claims import EVERY, VERDICTS, effect_in_words
 from diffinv.studies.ledger import ledger
 
 _PICTURE = re.compile(r"(!\[[^\]]*\]\()(?![a-z]+:)([^)\s]+)\)")  # in Markdown, with a relative link
@@ -202,7 +202,7 @@ def _claims(output: Path, shipped: Path) -> list[dict[str, Any]]:
         rows = ledger(output, shipped if shipped.is_dir() else None)
     except ArtefactError:  # a table of another version: its lesson says so when it is run
         return []
-    judged = rows[rows["verdict"].isin(("supported", "contradicted", "undecided"))]
+    judged = rows[rows["verdict"].isin(VERDICTS)]
     return [
         {
             "claim": claim,

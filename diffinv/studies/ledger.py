@@ -6,7 +6,19 @@ from pathlib import Path
 import pandas as pd
 
 from diffinv.artefacts.writing import ArtefactError
-from diffinv.studies.claims import EVERY, TIMES, effect_in_words, judged, markdown_table, paper_reported
+from diffinv.studies.claims import (
+    CONTRADICTED,
+    EQUAL,
+    EVERY,
+    SUPPORTED,
+    TIMES,
+    UNDECIDED,
+    VERDICTS,
+    effect_in_words,
+    judged,
+    markdown_table,
+    paper_reported,
+)
 
 NOT_TESTED = "not tested"
 # What the paper claims, by letter, and where in it.
@@ -32,7 +44,7 @@ COMPARED: Mapping[str, tuple[str, str, str]] = {
     "(h)": ("table4", "DI", "real"),
 }
 HEADLINES: Mapping[str, str] = {"(e)": "sample complexity gain", "(f)": "sampling speed-up"}
-MARKS: Mapping[str, str] = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+MARKS: Mapping[str, str] = dict(zip(VERDICTS, "✓✗=?", strict=True))
 # What decides whether inverting images pays, and what else might pay instead.
 PAYS = "(a) real images and samples beat real images alone"
 RIVALS: Mapping[str, str] = {
@@ -96,7 +108,8 @@ def datasets_of(rows: pd.DataFrame) -> list[str]:
 def compact_table(rows: pd.DataFrame) -> str:
     """A ledger as Markdown with one line per letter: each claim's mark and effect, in the ledger's order.
 
-    ✓ is supported, ✗ contradicted, ? undecided; effects in points of accuracy, or "x" for times.
+    ✓ is supported, ✗ contradicted, = no difference, ? undecided; effects in points of accuracy, or "x" for
+    times.
     """
     datasets = datasets_of(rows)
     lines = []
@@ -129,9 +142,10 @@ def _advice(own: pd.DataFrame) -> str:
         return "not tested: run lesson 03."
     gain = own.loc[PAYS]
     said = {
-        "supported": "inverting images pays",
-        "contradicted": "inverting images does harm",
-        "undecided": "nothing shows that inverting images pays",
+        SUPPORTED: "inverting images pays",
+        CONTRADICTED: "inverting images does harm",
+        EQUAL: "inverting images makes no difference",
+        UNDECIDED: "nothing shows that inverting images pays",
     }[gain["verdict"]]
     found: dict[str, list[str]] = {verdict: [] for verdict in MARKS}
     for claim, rival in RIVALS.items():
@@ -140,9 +154,10 @@ def _advice(own: pd.DataFrame) -> str:
             found[row["verdict"]].append(f"{rival} ({effect_in_words(row)})")
     parts = [f"{said} beside the real images ({effect_in_words(gain)})"]
     for verdict, words in (
-        ("contradicted", "ahead of it:"),
-        ("undecided", "not told apart from it:"),
-        ("supported", "behind it:"),
+        (CONTRADICTED, "ahead of it:"),
+        (EQUAL, "equal to it:"),
+        (UNDECIDED, "not told apart from it:"),
+        (SUPPORTED, "behind it:"),
     ):
         if found[verdict]:
             parts.append(f"{words} {', '.join(found[verdict])}")

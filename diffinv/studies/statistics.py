@@ -111,12 +111,17 @@ def holm(effects: pd.DataFrame) -> pd.DataFrame:
     return effects.assign(p=p, p_holm=corrected)
 
 
-def seeds_needed(difference: float, std: float, *, most: int = 1000, overlap: float = 0.0) -> int:
+def seeds_needed(
+    difference: float, std: float, *, most: int = 1000, overlap: float = 0.0, margin: float = 0.0
+) -> int:
     """How many seeds an interval takes that leaves zero out, if mean and deviation stay as they are.
+
+    Or one that lies within the margin around zero, where there is a margin.
 
     `most` stands for as many or more; with an `overlap` as for `summarise`, no number may do.
     """
-    return next((n for n in range(2, most) if _half_width(std, n, overlap) < abs(difference)), most)
+    enough = max(abs(difference), margin - abs(difference))
+    return next((n for n in range(2, most) if _half_width(std, n, overlap) < enough), most)
 
 
 def worth_in_real_images(rows: pd.DataFrame, condition: str, *, real: str = "real") -> pd.DataFrame:

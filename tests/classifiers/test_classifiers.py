@@ -44,6 +44,14 @@ def weights(classifier):
     return torch.cat([weight.detach().flatten() for weight in classifier.model.state_dict().values()])
 
 
+def test_a_shorter_training_has_a_warm_up_that_fits():
+    paper = Training(optimiser_steps=20_000, warmup_steps=1000)
+    assert (paper.of_length(120).optimiser_steps, paper.of_length(120).warmup_steps) == (120, 30)
+    assert paper.of_length(5000).warmup_steps == 1000 and paper.of_length(1).warmup_steps == 0
+    with pytest.raises(ValueError, match="optimiser_steps"):
+        paper.of_length(0)
+
+
 def test_the_narrow_network_reads_digits(digits):
     train, test = digits
     settings = replace(QUICK, optimiser_steps=80, batch_size=32, augmentation="crop")

@@ -50,7 +50,7 @@ def test_the_numbers_of_a_profile_fit_together(profile: Profile):
     assert min(lesson.real_per_class_grid) >= 2, "a partner of the same class must exist"
     assert max(lesson.number_real_per_class, *lesson.real_per_class_grid) <= lesson.pool_per_class
     assert max(profile.few_shot_lesson.shots) <= lesson.pool_per_class
-    assert profile.augmentation_lesson.validation_seeds <= len(profile.seeds)
+    assert profile.augmentation_lesson.validation_seeds <= len(profile.few_seeds)
     assert profile.augmentation_lesson.policies[0] == "none", "all are compared with crops alone"
     assert (
         set(profile.few_shot_lesson.left_out) < set(profile.datasets) or not profile.few_shot_lesson.left_out
@@ -226,6 +226,8 @@ def test_reported_numbers_keep_their_marks():
         (-0.2, -0.1, "contradicted"),
         (-0.1, 0.1, "undecided"),
         (0.0, 0.1, "undecided"),
+        (-0.02, 0.03, "undecided"),
+        (-0.02, 0.02, "no difference"),
     ],
 )
 def test_a_verdict_needs_an_interval_clear_of_zero(low, high, expected):

@@ -82,9 +82,11 @@ def test_a_comparison_is_decided_by_its_interval_dataset_by_dataset(results):
 
 
 def test_each_verdict_that_occurs_has_its_sentence_with_its_datasets():
-    effects = pd.DataFrame({"dataset": ["a", "b", "c"], "verdict": ["supported", "undecided", "supported"]})
-    words = {"supported": "It paid on {}.", "contradicted": "It did not pay on {}."}
-    assert when_it_pays(effects, **words) == "It paid on a, c.\nThese seeds cannot tell on b."
+    verdicts = ["supported", "undecided", "supported", "no difference"]
+    effects = pd.DataFrame({"dataset": ["a", "b", "c", "d"], "verdict": verdicts})
+    words = {"supported": "It paid on {}.", "contradicted": "Not on {}.", "equal": "As well without on {}."}
+    said = when_it_pays(effects, **words).splitlines()
+    assert said == ["It paid on a, c.", "As well without on d.", "These seeds cannot tell on b."]
 
 
 def test_more_seeds_decide_a_smaller_effect():
@@ -95,6 +97,9 @@ def test_more_seeds_decide_a_smaller_effect():
         half = [stats.t.ppf(0.975, n - 1) * std / n**0.5 for n in (count, count - 1)]
         assert half[0] < abs(difference) and (count == 2 or half[1] >= abs(difference))
     assert seeds_needed(0, 0.1) == 1000
+    # With a margin, an effect of almost nothing is decided too, by as many seeds as one of the whole margin.
+    assert seeds_needed(0, 0.02, margin=0.03) == seeds_needed(0.03, 0.02)
+    assert seeds_needed(0.01, 0.02, margin=0.03) == seeds_needed(0.02, 0.02) < seeds_needed(0.01, 0.02)
 
 
 def test_what_samples_are_worth_is_read_off_the_curve_of_real_images():

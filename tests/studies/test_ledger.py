@@ -95,6 +95,9 @@ def test_the_advice_follows_from_the_rows(folders):
         "ahead of it: words (LECF) (-10.0 [-15.0, -5.0])."
     )
     assert "behind it: words" in said["toys"]
+    equal = {**OPEN, "verdict": "no difference", "low": -0.02, "high": 0.02, "difference": 0.0}
+    write(folders[0], "classifier_claims", {"claim": PAYS, "dataset": "pets", **equal})
+    assert advice(ledger(*folders))["pets"].startswith("inverting images makes no difference beside")
     write(folders[0], "classifier_claims", {"claim": PAYS, "dataset": "pets", **GAIN})
     said = advice(ledger(*folders))
     assert said["pets"].startswith("inverting images pays") and said["toys"].startswith("not tested")

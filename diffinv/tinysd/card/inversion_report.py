@@ -106,7 +106,9 @@ def summary(rows: pd.DataFrame, num_tokens: int) -> pd.DataFrame:
     table["loss_empty_prompt"] = by_dataset[EMPTY_PROMPT]["loss"].mean()
     for updates, own in learned.groupby("updates"):
         table[f"loss_after_{updates:.0f}"] = own.groupby("dataset", sort=False)["loss"].mean()
-    table["verdict"] = [verdict(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
+    table["verdict"] = [
+        verdict(low, high, margin=0) for low, high in zip(table["low"], table["high"], strict=True)
+    ]
     return table.reset_index()
 
 
