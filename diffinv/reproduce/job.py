@@ -52,13 +52,14 @@ class Outcome:
     figures: tuple[str, ...] = ()
     wall_seconds: float = 0.0
     error: str | None = None
+    cpu_seconds: float | None = None  # of all its processes: what it takes, whatever else the machine does
     peak_memory_mib: int | None = None
     unet_images: int | None = None  # that went through the U-Net; None where the notebook does not say it
 
     @property
     def measured(self) -> dict[str, Any]:
         """What a record says about this run of the notebook."""
-        took = ("wall_seconds", "peak_memory_mib", "unet_images")
+        took = ("wall_seconds", "cpu_seconds", "peak_memory_mib", "unet_images")
         return {"parameters": self.job.parameters, **{name: getattr(self, name) for name in took}}
 
 
@@ -125,7 +126,7 @@ def run_job(job: Job) -> Outcome:
         error = _execute(job)
     seconds = round(time.perf_counter() - started, 1)
     status: Literal["done", "failed"] = "done" if error is None else "failed"
-    return Outcome(job, status, (), seconds, error, _children_peak_memory_mib(), _unet_images(job.executed))
+    return Outcome(job, status, (), seconds, error, *_taken_by_children(), _unet_images(job.executed))
 
 
 def _unet_images(executed: Path) -> int | None:
@@ -183,10 +184,12 @@ def _execute(job: Job) -> str | None:
     return None
 
 
-def _children_peak_memory_mib() -> int | None:
+def _taken_by_children() -> tuple[float | None, int | None]:
+    """Seconds of computing, and the most MiB of memory."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10) or None
+        return None, None
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
+    mib = taken.ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+    return round(taken.ru_utime + taken.ru_stime, 1), mib or None

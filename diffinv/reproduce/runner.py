@@ -195,7 +195,7 @@ def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
 def _cold_run(record: dict[str, Any], before: dict[str, Any], cold: bool) -> dict[str, Any] | None:
     """What the notebook takes with an empty cache: a run with a filled one knows it from an earlier run."""
     if cold:
-        names = ("wall_seconds", "unet_calls_per_second", "unet_images")
+        names = ("wall_seconds", "cpu_seconds", "unet_calls_per_second", "unet_images")
         return {name: record[name] for name in names}
     return before.get("cold") if before.get("parameters") == record["parameters"] else None
 

@@ -180,6 +180,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     columns = {
         "status": [outcome.status for outcome in outcomes],
         "seconds": [round(o.wall_seconds) if o.status != "up to date" else "-" for o in outcomes],
+        "cpu_seconds": [round(o.cpu_seconds) if o.cpu_seconds else "-" for o in outcomes],
         "unet_images": [o.unet_images or "-" for o in outcomes],
         "figures": [len(outcome.figures) for outcome in outcomes],
     }

@@ -97,7 +97,7 @@ def test_the_manifest_says_how_each_figure_was_made(place, first):
     assert figure["parameters"] == {"profile": "smoke", "seed": 7, "flag": False, "rate": 0.5, "limit": None}
     assert figure["classifier_seeds"] and figure["device"] == "cpu" and figure["versions"]["torch"]
     assert figure["unet_images"] == 12 and manifest["figures"]["02_old.png"]["unet_images"] is None
-    assert figure["wall_seconds"] > 0 and figure["peak_memory_mib"] > 20
+    assert figure["wall_seconds"] > 0 and figure["cpu_seconds"] > 0 and figure["peak_memory_mib"] > 20
     assert {"commit", "data", "weights"} <= figure.keys()
     assert str(place) not in json.dumps(manifest)  # the same on every machine
 

@@ -143,7 +143,7 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     assert f"look: {place / 'figures' / 'quick.png'}\n" in caplog.text
     first = records(place)["01_wait"]
     assert first["unet_calls_per_second"] == 20.0
-    measured = {name: first[name] for name in ("wall_seconds", "unet_images")}
+    measured = {name: first[name] for name in ("wall_seconds", "cpu_seconds", "unet_images")}
     assert first["cold"] == {**measured, "unet_calls_per_second": 20.0}
 
     (place / "cache").mkdir()
@@ -161,7 +161,7 @@ def test_a_second_run_knows_how_long_the_first_took(place, caplog, monkeypatch):
     caplog.clear()
     assert [outcome.status for outcome in run(place)] == ["up to date", "up to date"]
     assert "up to date: 00_quick, 01_wait" in caplog.messages
-    assert re.search(r"00_quick +up to date +- +- +1\n01_wait ", caplog.text)
+    assert re.search(r"00_quick +up to date +- +- +- +1\n01_wait ", caplog.text)
 
 
 def test_the_first_picture_is_announced_while_its_notebook_runs(place, caplog):
@@ -196,7 +196,7 @@ def test_a_log_has_whole_lines_and_ends_with_a_table(place):
     done = subprocess.run(command(place, "--jobs", "2"), capture_output=True, text=True, check=True)
     assert "\r" not in done.stderr and "\x1b" not in done.stderr
     *_, head, quick, wait = done.stderr.splitlines()
-    assert head.split() == ["notebook", "status", "seconds", "unet_images", "figures"]
+    assert head.split() == ["notebook", "status", "seconds", "cpu_seconds", "unet_images", "figures"]
     assert quick.split()[:2] == ["00_quick", "done"] and wait.split()[:2] == ["01_wait", "done"]
     assert (
         done.stdout == f"{place / 'figures' / 'site' / 'index.html'} shows the lessons and their figures.\n"
