@@ -135,7 +135,7 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
     def sampled(per_class: int, images_per_real: float, seeds: int = seeds) -> int:
         return round(min(pool, per_class) * classes * seeds * images_per_real)
 
-    kinds = 4 + len(generator.autoencoding_grid)
+    kinds = 5 + len(generator.autoencoding_grid)
     most, drawn = max(lecf.images_per_real_grid), 1 + lecf.max_draws_factor
     policed = len(policies.policies) + len({"none", *policies.with_samples}) + 1  # and the best, with samples
     found = {

@@ -97,6 +97,7 @@ class GeneratorLesson:
     collapse_rate: float = 3.0  # of its generator: some thousand times too high
     gallery_classes: int = 8
     autoencoding_grid: tuple[int, ...] = (32, 64)  # sides of the images
+    autoencoded_per_class: int = 60  # real images, or as many as there are
 
 
 @dataclass(frozen=True)

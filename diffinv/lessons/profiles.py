@@ -105,6 +105,7 @@ SMOKE = replace(
         gan=GANTraining(optimiser_steps=4, batch_size=8, latent_dim=8, channels=4),
         latent_inversion=LatentInversion(steps_per_image=4, candidates=2),
         gallery_classes=4,
+        autoencoded_per_class=2,
     ),
     lecf_lesson=LECFLesson(
         real_per_class=2,
@@ -217,6 +218,7 @@ COLAB = replace(
     generator_lesson=GeneratorLesson(
         real_per_class=4,
         autoencoding_grid=(64, 128, 256),
+        autoencoded_per_class=20,
     ),
     lecf_lesson=LECFLesson(
         real_per_class=4,
