@@ -55,6 +55,8 @@ class Autoencode:
                 latents = latents + std[places] * torch.stack(noise)
             return self.diffusion.decode(latents, batch_size=self.batch_size)
 
+        # The mean is the same for every seed, and so is made once for all of them.
+        seed = seed if self.posterior == "sample" else 0
         return synthesize(real, draw, self.describe(), images_per_real=images_per_real, seed=seed)
 
     def describe(self) -> dict[str, Any]:
