@@ -133,4 +133,6 @@ def peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from benchmarks import engines  # under its own name, by which workers import what they are sent
+
+    raise SystemExit(engines.main())
