@@ -348,8 +348,11 @@ def _on_ray(place: Place, engine: Engine) -> Iterator[tuple[Part, Any]]:
     if ours:
         init: Any = ray.init
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if engine.address is None:  # the dashboard is for a cluster that starts here
+        if engine.address is None:  # both are for a cluster that starts here
             how["include_dashboard"] = False
+            # Otherwise all else on the machine goes first, and a worker may get half a core where a local
+            # process gets a whole one.
+            os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             init(engine.address or "local", **how)
         except Exception as error:  # just that is what Ray raises where its processes do not come up
