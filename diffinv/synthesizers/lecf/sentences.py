@@ -147,8 +147,8 @@ class WordToSentence:
             # A T5 of 2021 has no tokenizer.json, and transformers then asks for tiktoken, which is no help.
             install = "" if find_spec("sentencepiece") else "pip install sentencepiece protobuf, "
             raise CheckpointError(
-                f"the sentence model {self.name!r} cannot be loaded ({first_line(error)}): {install}connect to "
-                "the network once, give a folder with safetensors weights, or use AttributeGrammar()."
+                f"the sentence model {self.name!r} cannot be loaded ({first_line(error)}): {install}connect "
+                "to the network once, give a folder with safetensors weights, or use AttributeGrammar()."
             ) from error
 
 
