@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
+from diffinv.datasets import CATALOGUE
 from diffinv.lessons.ablations import declared
 from diffinv.lessons.dataset_settings import DatasetSettings
 from diffinv.lessons.profiles import PROFILES
@@ -62,3 +63,12 @@ def test_no_ablation_asks_for_more_images_or_memory_than_there_are(profile):
                 made = getattr(side.synthesizer, "base", side.synthesizer)
                 pixels.append(made.inversion.batch_size * (made.sampling.resolution or 32) ** 2)
         assert profile.device == "cpu" or max(pixels) == pixels[0]
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_every_dataset_has_vectors_enough_for_the_centroids_of_lesson_12(profile):
+    """Which codes the vectors of the pool of whatever dataset is asked for."""
+    for name in {*profile.datasets} & CATALOGUE.keys():
+        own = profile.for_dataset(name)
+        images = len(CATALOGUE[name].class_names) * own.classifier_lesson.pool_per_class
+        assert images * own.inversion.num_tokens >= 256
