@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+RECOMPILATIONS = 128  # of one piece of code, in one process: a lesson has some ten networks of some datasets
+
 
 def best_device() -> str:
     """ "cuda" or "mps" where there is one, else "cpu"."""
@@ -43,8 +45,11 @@ def go_faster(network: torch.nn.Module) -> Any:
 
     Where it cannot be compiled, which shows at its first call, a warning says so and it goes on as it was.
     """
-    from torch._dynamo.exc import TorchDynamoException  # takes a second
+    import torch._dynamo as dynamo  # takes a second
+    from torch._dynamo.exc import TorchDynamoException
 
+    # Each side, class and architecture is compiled anew, and beyond torch's limit of 8 nothing would be.
+    dynamo.config.recompile_limit = max(RECOMPILATIONS, dynamo.config.recompile_limit)
     torch.set_float32_matmul_precision("high")
     network.compile()
     compiled: Any = network._compiled_call_impl

@@ -25,7 +25,8 @@ def base_condition(own: Profile, dataset: str, diffusion: FrozenDiffusion) -> Co
     """Samples alone, of the settings that were chosen on validation images: what each comparison changes."""
     counts, training = own.ablations_lesson, own.training_for(dataset)
     method = methods.diffusion_inversion(own, diffusion)
-    return Condition(AS_CHOSEN, method, training, counts.images_per_real, counts.real_per_class)
+    real_per_class = min(counts.real_per_class, own.classifier_lesson.pool_per_class)
+    return Condition(AS_CHOSEN, method, training, counts.images_per_real, real_per_class)
 
 
 def declared(own: Profile, dataset: str, diffusion: FrozenDiffusion, clip: FrozenClip) -> list[Comparison]:
@@ -80,6 +81,10 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
         there = {**steered, "sampling.resolution": native, **steps}
+        if own.device != "cpu":  # as many pixels at once as at the target side, for which there is memory
+            share = ((own.sampling.resolution or native) / native) ** 2
+            for part in ("inversion", "sampling"):
+                there[f"{part}.batch_size"] = max(1, int(share * getattr(own, part).batch_size))
         # An update there takes several times as long.
         few = replace(fewer, images_per_real=counts.number_grid[0])
         from_mean = _changed(few, f"mean, {native} px", there)

@@ -30,6 +30,7 @@ from diffinv.models.memory import (
     MemorySettings,
     Workload,
     apply_memory_settings,
+    autoencoder_batch,
     available_memory,
     memory_need,
     memory_settings_for,
@@ -157,6 +158,7 @@ class FrozenDiffusion(LoadedAgain):
     ) -> tuple[Latents, Latents]:
         """Scaled mean and standard deviation of E(x), float32, CPU: `mean + std * noise` is a latent."""
         means, stds = [], []
+        batch_size = autoencoder_batch(images.shape[1], batch_size)
         for batch in np.array_split(images, max(1, math.ceil(len(images) / batch_size))):
             pixels = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             posterior = self.vae.encode(pixels.to(self.dtype)).latent_dist
@@ -168,7 +170,8 @@ class FrozenDiffusion(LoadedAgain):
     def decode(self, latents: Latents, *, batch_size: int = AUTOENCODER_BATCH) -> Images:
         """D(z) as uint8 images, rounded as diffusers' own pipelines do."""
         images = []
-        for batch in latents.split(batch_size):
+        side = latents.shape[-1] * self.downsampling_factor
+        for batch in latents.split(autoencoder_batch(side, batch_size)):
             scaled = batch.to(self.device, torch.float32)
             codes = (scaled / self.vae.config.scaling_factor + self._latent_shift).to(self.dtype)
             pixels = self.vae.decode(codes, return_dict=False)[0].float()

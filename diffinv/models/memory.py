@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-AUTOENCODER_BATCH = 64  # images that pass through it at once
+AUTOENCODER_BATCH = 64  # images that pass through it at once, or fewer that have so many pixels:
+AUTOENCODER_PIXELS = AUTOENCODER_BATCH * 128**2  # more of them fill a GPU's memory and save it no time
 USABLE = 0.9  # of what is free: allocators round up and fragment
 # The U-Net of SD 1.x, every allocation of an update counted on shapes alone, at 128, 256 and 512 px: the peak
 # less the weights, with gradient checkpointing over that without.
@@ -77,13 +78,18 @@ def memory_need(workload: Workload, networks: Sequence[Any], dtype: torch.dtype)
     latent_side = resolution // factor
     kept = workload.batch_size * latent_side**2 * kept_per_latent_pixel(unet)
     # The last stage of the decoder: a residual block's input, both halves of its work, and its output.
-    pixels = AUTOENCODER_BATCH * resolution**2
+    pixels = autoencoder_batch(resolution) * resolution**2
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     return MemoryNeed(
         weights=weights * dtype.itemsize,
         activations=round(kept * dtype.itemsize),
         decoding=4 * pixels * max(channels[:2]) * dtype.itemsize,
     )
+
+
+def autoencoder_batch(resolution: int, most: int = AUTOENCODER_BATCH) -> int:
+    """How many images of this side pass through the autoencoder at once, `most` of small ones."""
+    return max(1, min(most, AUTOENCODER_PIXELS // resolution**2))
 
 
 def kept_per_latent_pixel(unet: nn.Module) -> float:

@@ -19,9 +19,9 @@ def precision():
 class Small(nn.Module):
     """A network of its own: one of torch's modules alone is left as it is."""
 
-    def __init__(self):
+    def __init__(self, width=4):
         super().__init__()
-        self.layer = nn.Linear(4, 3)
+        self.layer = nn.Linear(width, 3)
 
     def forward(self, numbers):
         return self.layer(numbers).relu()
@@ -45,6 +45,19 @@ def test_a_compiled_network_gives_what_it_gave(monkeypatch):
     with_backend(monkeypatch, backend)
     assert torch.equal(go_faster(network)(numbers), expected) and len(calls) == 1
     assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_the_twelfth_kind_of_network_is_compiled_too(monkeypatch):
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    with_backend(monkeypatch, backend)
+    for width in range(4, 16):
+        go_faster(Small(width))(torch.randn(5, width))
+    assert len(calls) == 12
 
 
 def test_a_network_that_cannot_be_compiled_says_so_once_and_goes_on(monkeypatch, recwarn):

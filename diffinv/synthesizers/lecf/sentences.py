@@ -4,6 +4,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import product
 from typing import Any, Protocol
 
@@ -143,9 +144,11 @@ class WordToSentence:
             with quiet_loading():
                 return load(self.name, revision=self.revision, trust_remote_code=False, **more)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, HTTPError) as error:
+            # A T5 of 2021 has no tokenizer.json, and transformers then asks for tiktoken, which is no help.
+            install = "" if find_spec("sentencepiece") else "pip install sentencepiece protobuf, "
             raise CheckpointError(
-                f"the sentence model {self.name!r} cannot be loaded ({first_line(error)}): connect to the "
-                "network once, give a folder with safetensors weights, or use AttributeGrammar()."
+                f"the sentence model {self.name!r} cannot be loaded ({first_line(error)}): {install}connect "
+                "to the network once, give a folder with safetensors weights, or use AttributeGrammar()."
             ) from error
 
 
