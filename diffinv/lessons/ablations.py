@@ -83,8 +83,8 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
         there = {**steered, "sampling.resolution": native, **steps}
         if own.device != "cpu":  # as many pixels at once as at the target side, for which there is memory
             share = ((own.sampling.resolution or native) / native) ** 2
-            for part in ("inversion", "sampling"):
-                there[f"{part}.batch_size"] = max(1, int(share * getattr(own, part).batch_size))
+            for stage in ("inversion", "sampling"):
+                there[f"{stage}.batch_size"] = max(1, int(share * getattr(own, stage).batch_size))
         # An update there takes several times as long.
         few = replace(fewer, images_per_real=counts.number_grid[0])
         from_mean = _changed(few, f"mean, {native} px", there)
