@@ -20,8 +20,7 @@ from diffinv.tinysd.training.curriculum import (
     Curriculum,
     Mixture,
 )
-from diffinv.tinysd.training.schedules import SCHEDULES
-from diffinv.tinysd.training.training_loop import Schedule, TrainingRun, rank
+from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, TrainingRun, rank
 
 RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep

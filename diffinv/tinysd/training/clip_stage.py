@@ -273,21 +273,6 @@ def _text_half(clip: CLIPModel, text_encoder: CLIPTextModel) -> dict[str, Tensor
     return {key: weights[key.removeprefix("text_model.")] for key in text_encoder.state_dict()}
 
 
-@torch.no_grad()
-def zero_shot_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, labels: list[str]) -> float:
-    """Share of float images ``[n, h, w, 3]`` whose label wins against all other labels under "a ... icon"."""
-    names = sorted(set(labels))
-    ids = tokenize(tokenizer, [f"a {name} icon" for name in names])
-    hits = []
-    for start in range(0, len(images), 256):
-        pixel_values = torch.from_numpy(images[start : start + 256]).permute(0, 3, 1, 2) * 2 - 1
-        winner = clip(input_ids=ids, pixel_values=pixel_values).logits_per_image.argmax(1)
-        hits += [
-            names[index] == label for index, label in zip(winner, labels[start : start + 256], strict=True)
-        ]
-    return float(np.mean(hits))
-
-
 def load_clip_folder(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """Read back what ``save_clip`` wrote, in evaluation mode."""
     clip = CLIPModel.from_pretrained(folder / "clip").eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,50 +180,32 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int =
     pipeline.save_pretrained(pipeline_folder, safe_serialization=True)
 
 
-def denoising_loss_by_timestep(
-    pipeline_folder: Path,
-    source: PairSource,
-    *,
-    levels: tuple[int, ...] = (50, 250, 500, 750, 950),
-    count: int = 256,
-) -> dict[str, float]:
-    """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
-
-    At the resolution of ``source``.
-    """
-    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
-    losses = _losses(unet, pipeline_folder, source, levels, count=count, swapped=False)
-    return {str(level): loss for level, loss in losses.items()}
-
-
 def mean_denoising_loss(
-    unet: Any,
-    pipeline_folder: Path,
-    source: PairSource,
-    *,
-    swapped: bool,
-    num_tokens: int = MAX_TOKENS,
-    count: int = 512,
+    unet: Any, pipeline_folder: Path, source: PairSource, *, count: int = 512, **how: Any
 ) -> float:
-    """Mean over the timesteps from 50 to 950; ``swapped`` gives every image another image's caption."""
-    levels = tuple(range(50, 1000, 100))
-    losses = _losses(
-        unet, pipeline_folder, source, levels, count=count, swapped=swapped, num_tokens=num_tokens
-    )
+    """Mean over the timesteps from 50 to 950, of `denoising_loss_by_timestep` with its other arguments."""
+    levels = range(50, 1000, 100)
+    losses = denoising_loss_by_timestep(pipeline_folder, source, unet=unet, levels=levels, count=count, **how)
     return float(np.mean(list(losses.values())))
 
 
 @torch.no_grad()
-def _losses(
-    unet: Any,
+def denoising_loss_by_timestep(
     pipeline_folder: Path,
     source: PairSource,
-    levels: tuple[int, ...],
     *,
-    count: int,
-    swapped: bool,
+    unet: Any = None,
+    levels: Sequence[int] = (50, 250, 500, 750, 950),
+    count: int = 256,
+    swapped: bool = False,
     num_tokens: int = MAX_TOKENS,
 ) -> dict[int, float]:
+    """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
+
+    At the resolution of ``source``, of the pipeline's own U-Net unless another is given. ``swapped`` gives
+    every image another image's caption.
+    """
+    unet = unet or UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
     images, captions, _ = source.draw(np.random.default_rng(3), count)
     if swapped:
         captions = captions[1:] + captions[:1]

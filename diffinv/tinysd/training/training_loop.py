@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffinv.artefacts.writing import write_atomically, write_json
+from diffinv.artefacts.writing import write_json, write_whole
 from diffinv.foundation.randomness import numpy_stream, stream
 
 
@@ -42,6 +42,20 @@ class Schedule:
         return float(min(1.0, (samples + self.batch_size) / self.warmup_samples, max(0.0, left)))
 
 
+# The recipe of each stage.
+SCHEDULES: Mapping[str, Schedule] = {
+    "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
+    "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
+    "vision": Schedule(
+        total_samples=2_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
+    ),
+    "unet": Schedule(
+        total_samples=5_000_192, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
+    ),
+    "unet64": Schedule(
+        total_samples=864_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.7, optimiser="muon"
+    ),
+}
 FIRST_OR_LAST = re.compile(r"\bconv_in\b|\bconv_out\b|\bembeddings\b|_projection\b")  # of a U-Net, a CLIP
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
@@ -250,15 +264,13 @@ class TrainingRun:
         if rank() or not log.exists():
             return
         rows = [row for row in log.read_text().splitlines() if json.loads(row)["samples"] <= samples]
-        with write_atomically(log, "w") as file:
-            file.write("".join(row + "\n" for row in rows))
+        write_whole(log, "".join(row + "\n" for row in rows))
 
     def _keep_milestone(self) -> None:
         if rank():
             return
         state = {key: value.half().cpu().contiguous() for key, value in self.ema_state().items()}
-        with write_atomically(self.folder / f"{self.name}-{self.samples}.safetensors") as file:
-            file.write(save(state))
+        write_whole(self.folder / f"{self.name}-{self.samples}.safetensors", save(state))
 
     def save(self) -> None:
         """Write network, EMA and optimiser state to ``<name>.safetensors`` atomically."""
@@ -271,8 +283,7 @@ class TrainingRun:
                 tensors[f"optimiser.{index}.{key}"] = value.detach().clone().contiguous()
         progress = {"samples": str(self.samples), "seconds": str(self.seconds)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(self.folder / f"{self.name}.safetensors") as file:
-            file.write(save(tensors, metadata=progress))
+        write_whole(self.folder / f"{self.name}.safetensors", save(tensors, metadata=progress))
         write_json(self.folder / f"{self.name}.json", {key: float(value) for key, value in progress.items()})
 
     def _load(self) -> None:
