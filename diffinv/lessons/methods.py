@@ -103,12 +103,7 @@ def lecf_for(
 
     `smallest` has the real images of each seed.
     """
-    recipe = lecf(settings, dataset, diffusion, clip)
-    said: tuple[str, ...] = ()
-    for seed, real in smallest.items():
-        recipe, more = lowered(recipe, real, images_per_real=images_per_real, seeds=[seed])
-        said += more
-    return recipe, said
+    return lowered(lecf(settings, dataset, diffusion, clip), smallest, images_per_real=images_per_real)
 
 
 def policies_on_validation(settings: Profile, dataset: str, pool: LabelledImages) -> pd.DataFrame:

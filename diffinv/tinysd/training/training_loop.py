@@ -75,10 +75,10 @@ class PretrainingDiverged(RuntimeError):
 
 
 @contextmanager
-def seeded_initialisation(seed: int = 0) -> Iterator[None]:
-    """Draw a network's first weights from ``seed``, and leave the process's own random state as it was."""
+def seeded_initialisation() -> Iterator[None]:
+    """Draw a network's first weights from a seed, and leave the process's own random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(0)
         yield
 
 
@@ -120,7 +120,7 @@ LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tenso
 class TrainingRun:
     """A stage's network, optimiser and EMA copy, continued from ``folder`` when a checkpoint lies there.
 
-    The batch of a step is a pure function of (seed, step, process), so a run that was killed and resumed by
+    The batch of a step is a pure function of (stage, step, process), so a run that was killed and resumed by
     as many processes sees exactly the batches that an unbroken run sees.
     """
 
@@ -131,11 +131,10 @@ class TrainingRun:
         folder: Path,
         *,
         name: str,
-        seed: int = 0,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
-        self.clock = clock or time.monotonic
+        self.network, self.schedule, self.folder = network, schedule, folder
+        self.name, self.clock = name, clock
         self.parameters = [*trained_parameters(network).values()]
         # By a parameter's number: its own storage as the matrix that Muon wants.
         self.matrices = hidden_matrices(network) if schedule.optimiser == "muon" else {}
@@ -210,7 +209,7 @@ class TrainingRun:
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.schedule.learning_rate * factor
         keys = (self.name, step, rank())
-        loss = loss_function(self.network, numpy_stream(self.seed, *keys), stream(self.seed, *keys, "noise"))
+        loss = loss_function(self.network, numpy_stream(0, *keys), stream(0, *keys, "noise"))
         if not torch.isfinite(loss):
             raise PretrainingDiverged(
                 f"the {self.name} stage's loss is not finite at step {step}: "
