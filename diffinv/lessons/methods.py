@@ -125,9 +125,7 @@ def gan(settings: Profile) -> GAN:
     """A GAN trained anew for each seed; a collapse is a warning, and stands in the provenance."""
     counts = settings.generator_lesson
     training = replace(
-        counts.gan,
-        generator_learning_rate=counts.gan_rate,
-        discriminator_learning_rate=counts.gan_rate,
+        counts.gan, generator_learning_rate=counts.gan_rate, discriminator_learning_rate=counts.gan_rate
     )
     return GAN(training, on_collapse="warn", device=settings.device)
 

@@ -64,10 +64,7 @@ def sampler_conditions(
     conditions = []
     for scheduler, steps, guidance in samplers:
         sampling = replace(
-            synthesizer.sampling,
-            scheduler=scheduler,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            synthesizer.sampling, scheduler=scheduler, num_inference_steps=steps, guidance_scale=guidance
         )
         calls = calls_per_sample(synthesizer.diffusion, sampling)
         conditions.append(

@@ -59,10 +59,7 @@ def run_corpus(settings: Pretraining) -> None:
         unpack_corpus(settings.packed, folder)
         return
     build_corpus(
-        folder,
-        num_concepts=settings.num_concepts,
-        num_wider=settings.num_wider,
-        package=settings.package,
+        folder, num_concepts=settings.num_concepts, num_wider=settings.num_wider, package=settings.package
     )
     build_emoji(folder, package=settings.package)
 

@@ -26,12 +26,7 @@ from diffinv.tinysd.training.denoiser import (
     new_denoiser,
 )
 from diffinv.tinysd.training.encoded_pairs import PASSES_PER_BLOCK, EncodedBlocks
-from diffinv.tinysd.training.training_loop import (
-    SCHEDULES,
-    Schedule,
-    TrainingRun,
-    seeded_initialisation,
-)
+from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, TrainingRun, seeded_initialisation
 
 EVERYWHERE = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3,

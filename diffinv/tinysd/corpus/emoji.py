@@ -15,13 +15,7 @@ from jaxtyping import Float, Int, UInt8
 
 from diffinv.tinysd.corpus.captions import COLOURS, WORD_DROP_SHARE, draw_colour, luminance
 from diffinv.tinysd.corpus.concepts import UNSPOKEN_WORDS
-from diffinv.tinysd.corpus.corpus import (
-    describe_sets,
-    draw_icons,
-    fetch_iconify,
-    free_sets,
-    write_corpus,
-)
+from diffinv.tinysd.corpus.corpus import describe_sets, draw_icons, fetch_iconify, free_sets, write_corpus
 from diffinv.tinysd.corpus.emoji_names import EmojiNames
 
 TRAIN_SETS = ("noto", "noto-v1", "fluent-emoji-flat", "fluent-emoji", "emojione", "streamline-emojis")

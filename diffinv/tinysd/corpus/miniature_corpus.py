@@ -109,11 +109,7 @@ def _facts(icons: pd.DataFrame) -> dict:
     """What ``corpus.json`` says of the icons, their sets described as in that of the shipped weights."""
     shipped = json.loads((EMBEDDED / "corpus.json").read_text())
     sets = {
-        str(name): {
-            **shipped["sets"][name],
-            "held_out": bool(own["held_out"].iloc[0]),
-            "icons": len(own),
-        }
+        str(name): {**shipped["sets"][name], "held_out": bool(own["held_out"].iloc[0]), "icons": len(own)}
         for name, own in icons.groupby("icon_set")
     }
     return {"iconify_version": shipped["iconify_version"], **count_parts(icons), "sets": sets}

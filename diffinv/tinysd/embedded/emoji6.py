@@ -81,9 +81,7 @@ def drawn_once(corpus: EmojiCorpus) -> np.ndarray:
     return ~pd.Series([picture.tobytes() for picture in corpus.pictures]).duplicated().to_numpy()
 
 
-def shapes(
-    pictures: UInt8[np.ndarray, "emoji height width 4"],
-) -> Float[np.ndarray, "emoji height width"]:
+def shapes(pictures: UInt8[np.ndarray, "emoji height width 4"]) -> Float[np.ndarray, "emoji height width"]:
     """What the perceptual hash looks at: where something is drawn, and how bright it is there."""
     values = pictures / np.float32(255)
     return (values[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) + values[..., 3]) / 2

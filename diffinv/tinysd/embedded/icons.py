@@ -168,12 +168,7 @@ def write_pictures(
 
 
 def write_notice(
-    folder: Path,
-    corpus: Corpus | EmojiCorpus,
-    icons: pd.DataFrame,
-    name: str,
-    *,
-    changes: str = "recoloured",
+    folder: Path, corpus: Corpus | EmojiCorpus, icons: pd.DataFrame, name: str, *, changes: str = "recoloured"
 ) -> None:
     """Write ``NOTICE``: the icon sets behind ``icons``, with their authors, licences and counts.
 
