@@ -143,11 +143,13 @@ def draw_concepts(
     diffusion: FrozenDiffusion, concepts: list[str], wanted: np.ndarray, sampling: Sampling
 ) -> np.ndarray:
     """Draw an icon, uint8 ``[n, side, side, 3]``, of the concept of each number in ``wanted``."""
-    prompts = [f"a {concepts[index]} icon" for index in wanted]
-    streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
-    return sample(
-        diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
-    )
+    return _draw(diffusion, [f"a {concepts[index]} icon" for index in wanted], sampling, "card")
+
+
+def _draw(diffusion: FrozenDiffusion, prompts: list[str], sampling: Sampling, key: str) -> np.ndarray:
+    streams = [stream(0, key, prompt, index) for index, prompt in enumerate(prompts)]
+    conditioning, empty = (diffusion.encode_prompt(each) for each in (prompts, [""]))
+    return sample(diffusion, conditioning, empty, sampling, streams)
 
 
 def named_right(
@@ -237,10 +239,7 @@ def speed(diffusion: FrozenDiffusion, *, count: int = 128, repeats: int = 3) -> 
 def _draw_samples(diffusion: FrozenDiffusion, target: Path, name: str, sampling: Sampling) -> None:
     columns = 6
     prompts = [prompt for prompt in SHOWN_PROMPTS for _ in range(columns)]
-    streams = [stream(0, "sheet", prompt, index) for index, prompt in enumerate(prompts)]
-    images = sample(
-        diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
-    )
+    images = _draw(diffusion, prompts, sampling, "sheet")
     grid = images.reshape(len(SHOWN_PROMPTS), columns, *images.shape[1:])
     figure, ax = plt.subplots(figsize=(5.9, 6.4), layout="compressed")
     image_grid(ax, grid, row_labels=list(SHOWN_PROMPTS))

@@ -135,16 +135,11 @@ def tune_denoiser(
     run = TrainingRun(unet.to(device), schedule, folder, name="unet64")
     local_batch = schedule.batch_size // world_size()
     num_fine = max(1, round(FINE_SHARE * local_batch))
-    parts = (
-        (
-            EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device),
-            num_fine,
-        ),
-        (
-            EncodedBlocks(coarse, pipeline_folder, name="coarse", pairs=PAIRS_PER_BLOCK, device=device),
-            local_batch - num_fine,
-        ),
+    fine_blocks = EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device)
+    coarse_blocks = EncodedBlocks(
+        coarse, pipeline_folder, name="coarse", pairs=PAIRS_PER_BLOCK, device=device
     )
+    parts = ((fine_blocks, num_fine), (coarse_blocks, local_batch - num_fine))
     loss = DenoisingLoss(device)
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
