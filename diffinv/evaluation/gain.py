@@ -60,9 +60,9 @@ def gain_report(record: Mapping[str, Any], *, real: str = "real") -> Iterator[st
     yield ""
     lines = []
     for row in results:
-        found = (row.get(value, row) for value in measures)
-        shares = (percent(each["mean"], each["low"], each["high"]) for each in found)
-        lines.append([row["trained_on"], row["training_images"], *shares])
+        ends = (row.get(value, row) for value in measures)
+        accuracies = (percent(each["mean"], each["low"], each["high"]) for each in ends)
+        lines.append([row["trained_on"], row["training_images"], *accuracies])
     yield from text_table(["trained on", "images", *words.values()], lines)
     yield f"in brackets: 95 % intervals over {gains[0]['n']:.0f} seeds"
     if len(measures) > 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diffinv.foundation import ASSETS
 from diffinv.tinysd.card import ablation, card
@@ -21,7 +20,7 @@ from diffinv.tinysd.training.curriculum import (
     Curriculum,
     Mixture,
 )
-from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, TrainingRun, rank
+from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, Task, TrainingRun, rank
 
 RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
@@ -47,10 +46,9 @@ class Pretraining:
         """The pipeline folder that the stages fill, in diffusers layout."""
         return self.work / "tinysd"
 
-    def how(self, stage: str) -> dict[str, Any]:
-        """Where, how and how long a stage is trained: what all functions that train take."""
-        where = {"folder": self.work, "device": self.device}
-        return {**where, "schedule": self.schedules[stage], "minutes": self.minutes}
+    def task(self, stage: str) -> Task:
+        """What this call may do for a stage."""
+        return Task(self.work, self.schedules[stage], self.minutes, self.device)
 
     def mixture(self, resolution: int = RESOLUTION, part: str = "train") -> Mixture:
         """Read one part of the icons and emoji."""
@@ -78,7 +76,7 @@ def run_pack(settings: Pretraining) -> None:
 def run_vae(settings: Pretraining) -> TrainingRun:
     """Train the autoencoder and write ``vae/``."""
     mixture = replace(settings.mixture(), emoji_share=VAE_EMOJI_SHARE)
-    run = autoencoder.train_autoencoder(mixture, **settings.how("vae"))
+    run = autoencoder.train_autoencoder(mixture, settings.task("vae"))
     autoencoder.finish_autoencoder(run, mixture.icons).save_pretrained(settings.pipeline / "vae")
     return run
 
@@ -87,7 +85,7 @@ def run_clip(settings: Pretraining) -> TrainingRun:
     """Train the CLIP and write ``clip/``, ``text_encoder/`` and ``tokenizer/``."""
     mixture = settings.mixture()
     tokenizer = clip_stage.train_tokenizer(mixture)
-    run = clip_stage.train_clip(mixture, tokenizer, **settings.how("clip"))
+    run = clip_stage.train_clip(mixture, tokenizer, settings.task("clip"))
     clip_stage.save_clip(run, tokenizer, settings.pipeline)
     return run
 
@@ -98,9 +96,8 @@ def run_vision(settings: Pretraining) -> TrainingRun:
     if settings.start:
         earlier, _ = clip_stage.load_clip_folder(settings.start)
         clip.vision_model.load_state_dict(earlier.float().vision_model.state_dict())
-    knows_shapes = settings.start is not None
-    how = settings.how("vision")
-    run = clip_stage.train_vision(settings.mixture(), tokenizer, clip, knows_shapes=knows_shapes, **how)
+    task, knows_shapes = settings.task("vision"), settings.start is not None
+    run = clip_stage.train_vision(settings.mixture(), tokenizer, clip, task, knows_shapes=knows_shapes)
     clip.load_state_dict(run.ema_state())
     clip.cpu().save_pretrained(settings.pipeline / "clip")
     return run
@@ -111,7 +108,7 @@ def run_unet(settings: Pretraining) -> TrainingRun:
     mixture = settings.mixture().with_wider_share(DENOISER_WIDER_SHARE)
     alone = round(COMMONEST_ALONE_SHARE * settings.schedules["unet"].total_samples)
     curriculum = Curriculum(mixture, mixture.icons.with_wider_share(0), alone)
-    run = denoiser.train_denoiser(curriculum, settings.pipeline, **settings.how("unet"))
+    run = denoiser.train_denoiser(curriculum, settings.pipeline, settings.task("unet"))
     if rank() == 0:
         denoiser.save_denoiser(run, settings.pipeline)
     return run
@@ -123,7 +120,7 @@ def run_unet64(settings: Pretraining) -> TrainingRun:
         Curriculum(settings.mixture(side).with_wider_share(DENOISER_WIDER_SHARE))
         for side in (RESOLUTION, FINE_RESOLUTION)
     )
-    run = denoiser.tune_denoiser(coarse, fine, settings.pipeline, **settings.how("unet64"))
+    run = denoiser.tune_denoiser(coarse, fine, settings.pipeline, settings.task("unet64"))
     if rank() == 0:
         denoiser.save_denoiser(run, settings.pipeline, sample_size=16)
     return run

@@ -255,8 +255,8 @@ def _outside(here: Tree) -> str:
 def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
     if found := _from_tables(here, notes):
         every = found[0].values()
-        names = dict.fromkeys(name for classes in every for name in classes)
-        return {name: tuple(path for own in every for path in own.get(name, ())) for name in names}
+        labels = dict.fromkeys(label for classes in every for label in classes)
+        return {label: tuple(path for own in every for path in own.get(label, ())) for label in labels}
     filled = here.filled()
     unread = f" ({why_no_table(here)})" if here.tables else ""
     if not filled:

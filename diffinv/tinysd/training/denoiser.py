@@ -19,7 +19,7 @@ from diffinv.tinysd.training.clip_stage import MAX_TOKENS
 from diffinv.tinysd.training.curriculum import Curriculum, PairSource
 from diffinv.tinysd.training.encoded_pairs import PAIRS_PER_BLOCK, EncodedBlocks, PairEncoder
 from diffinv.tinysd.training.training_loop import (
-    Schedule,
+    Task,
     TrainingRun,
     mixed_precision,
     seeded_initialisation,
@@ -94,45 +94,30 @@ class DenoisingLoss:
 
 
 def train_denoiser(
-    curriculum: Curriculum,
-    pipeline_folder: Path,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-    pairs: int | None = None,
+    curriculum: Curriculum, pipeline_folder: Path, task: Task, *, pairs: int | None = None
 ) -> TrainingRun:
     """Train the U-Net on the latents of 32 px images, ``pairs`` of which are encoded at a time."""
     with seeded_initialisation():
         unet = new_denoiser()
-    run = TrainingRun(unet.to(device), schedule, folder, name="unet")
-    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=pairs or PAIRS_PER_BLOCK, device=device)
-    loss, local_batch = DenoisingLoss(device), schedule.batch_size // world_size()
+    run = TrainingRun(unet.to(task.device), task.schedule, task.folder, name="unet")
+    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=pairs or PAIRS_PER_BLOCK, device=task.device)
+    loss, local_batch = DenoisingLoss(task.device), task.schedule.batch_size // world_size()
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         return loss(network, blocks.batch(run.samples // world_size(), local_batch), generator, noise)
 
-    run.run(loss_function, minutes=minutes, milestone_samples=MILESTONE_SAMPLES)
+    run.run(loss_function, minutes=task.minutes, milestone_samples=MILESTONE_SAMPLES)
     return run
 
 
-def tune_denoiser(
-    coarse: Curriculum,
-    fine: Curriculum,
-    pipeline_folder: Path,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-) -> TrainingRun:
+def tune_denoiser(coarse: Curriculum, fine: Curriculum, pipeline_folder: Path, task: Task) -> TrainingRun:
     """Tune the U-Net to 64 px, ``FINE_SHARE`` of every batch, and keep it at 32 px with the rest.
 
     It starts from the weights in ``pipeline_folder``, as Stable Diffusion went from 256 to 512 px.
     """
     unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet")
-    run = TrainingRun(unet.to(device), schedule, folder, name="unet64")
+    schedule, device = task.schedule, task.device
+    run = TrainingRun(unet.to(device), schedule, task.folder, name="unet64")
     local_batch = schedule.batch_size // world_size()
     num_fine = max(1, round(FINE_SHARE * local_batch))
     fine_blocks = EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device)
@@ -149,7 +134,7 @@ def tune_denoiser(
         ]
         return torch.stack(losses).mean()
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=task.minutes)
     return run
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from diffinv.tinysd.corpus.captions import Corpus
 from diffinv.tinysd.corpus.miniature_corpus import RESOLUTION, build_miniature_corpus
 from diffinv.tinysd.training import autoencoder, clip_stage, denoiser
 from diffinv.tinysd.training.curriculum import Curriculum
-from diffinv.tinysd.training.training_loop import Schedule
+from diffinv.tinysd.training.training_loop import Schedule, Task
 
 PAIRS_AT_A_TIME = 1024  # a training of seconds has no time to encode a full block
 #: How the minutes are divided.
@@ -48,23 +47,21 @@ def pretrain_miniature(work: Path, minutes: float, *, device: str = "cpu") -> Pa
     if not (work / "corpus" / "corpus.json").exists():
         build_miniature_corpus(work / "corpus")
     corpus, pipeline = Corpus.load(work / "corpus", "train", RESOLUTION), work / "tinysd"
-    where = {"folder": work, "device": device}
-    how: dict[str, dict[str, Any]] = {
-        stage: {**where, "schedule": plan(stage, minutes), "minutes": minutes * share}
-        for stage, share in SHARES.items()
+    tasks = {
+        stage: Task(work, plan(stage, minutes), minutes * share, device) for stage, share in SHARES.items()
     }
-    vae = autoencoder.train_autoencoder(corpus, **how["vae"])
+    vae = autoencoder.train_autoencoder(corpus, tasks["vae"])
     autoencoder.finish_autoencoder(vae, corpus).save_pretrained(pipeline / "vae")
 
     tokenizer = clip_stage.train_tokenizer(corpus, CAPTIONS_OF_TOKENIZER)
-    both = clip_stage.train_clip(corpus, tokenizer, **how["clip"])
+    both = clip_stage.train_clip(corpus, tokenizer, tasks["clip"])
     clip_stage.save_clip(both, tokenizer, pipeline)
 
     clip, tokenizer = clip_stage.load_clip_folder(pipeline)
-    vision = clip_stage.train_vision(corpus, tokenizer, clip, **how["vision"])
+    vision = clip_stage.train_vision(corpus, tokenizer, clip, tasks["vision"])
     clip.load_state_dict(vision.ema_state())
     clip.cpu().save_pretrained(pipeline / "clip")
 
-    unet = denoiser.train_denoiser(Curriculum(corpus), pipeline, pairs=PAIRS_AT_A_TIME, **how["unet"])
+    unet = denoiser.train_denoiser(Curriculum(corpus), pipeline, tasks["unet"], pairs=PAIRS_AT_A_TIME)
     denoiser.save_denoiser(unet, pipeline)
     return pipeline

@@ -42,6 +42,16 @@ class Schedule:
         return float(min(1.0, (samples + self.batch_size) / self.warmup_samples, max(0.0, left)))
 
 
+@dataclass(frozen=True)
+class Task:
+    """Where, how and how long a stage is trained."""
+
+    folder: Path
+    schedule: Schedule
+    minutes: float
+    device: str = "cpu"
+
+
 # The recipe of each stage.
 SCHEDULES: Mapping[str, Schedule] = {
     "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
