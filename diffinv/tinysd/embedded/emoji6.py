@@ -38,7 +38,9 @@ def build(corpus_folder: Path, folder: Path, *, seed: int = 0) -> Path:
     emoji = corpus.icons.assign(
         label=corpus.icons["kind"].map({kind: name for name, kind in CLASSES.items()})
     )
-    emoji = emoji[emoji["label"].notna().to_numpy() & drawn_once(corpus)]
+    # The first with its drawing, which the flags of territories share.
+    is_first = ~pd.Series([picture.tobytes() for picture in corpus.pictures]).duplicated().to_numpy()
+    emoji = emoji[emoji["label"].notna().to_numpy() & is_first]
     emoji = emoji.assign(split=split_by_name(emoji, seed))
     emoji = drop_shared_between_splits(emoji, shapes(corpus.pictures[emoji.index]))
     chosen = choose_evenly(emoji, sorted(CLASSES), MOST_PER_CLASS, NAME, seed)
@@ -74,11 +76,6 @@ def split_by_name(emoji: pd.DataFrame, seed: int) -> list[str]:
         splits = np.repeat([*SHARES], np.diff([0, *ends[:-1], len(unique)]))
         split_of |= {(str(label), unique[row]): str(split) for row, split in zip(order, splits, strict=True)}
     return [split_of[key] for key in zip(emoji["label"], names, strict=True)]
-
-
-def drawn_once(corpus: EmojiCorpus) -> np.ndarray:
-    """Say which emoji are the first with their drawing, which the flags of territories share."""
-    return ~pd.Series([picture.tobytes() for picture in corpus.pictures]).duplicated().to_numpy()
 
 
 def shapes(pictures: UInt8[np.ndarray, "emoji height width 4"]) -> Float[np.ndarray, "emoji height width"]:
