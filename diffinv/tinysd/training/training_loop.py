@@ -141,10 +141,10 @@ class TrainingRun:
         folder: Path,
         *,
         name: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.network, self.schedule, self.folder = network, schedule, folder
-        self.name, self.clock = name, clock
+        self.network, self.schedule, self.folder, self.name = network, schedule, folder, name
+        self.clock = clock or time.monotonic
         self.parameters = [*trained_parameters(network).values()]
         # By a parameter's number: its own storage as the matrix that Muon wants.
         self.matrices = hidden_matrices(network) if schedule.optimiser == "muon" else {}
