@@ -83,7 +83,7 @@ def search_one(
         recipe = methods.lecf(own, dataset, diffusion, clip)
         # Its filter is as strict as leaves a sample of each class.
         real = pool.per_class(real_per_class, seed=0)
-        return lowered(recipe, real, images_per_real=images_per_real, seeds=SEEDS)[0]
+        return lowered(recipe, dict.fromkeys(SEEDS, real), images_per_real=images_per_real)[0]
 
     return search(
         methods.SEARCHED[method],

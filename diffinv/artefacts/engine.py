@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from diffinv import __version__
 from diffinv.artefacts.keys import default_cache_dir
 from diffinv.artefacts.parts import FilesLacking, Part, PartDone, asking, in_part, only_part
-from diffinv.artefacts.writing import check_output, write_atomically
+from diffinv.artefacts.writing import check_output, write_array, write_whole
 from diffinv.foundation.progress import progress
 
 VARIABLE = "DIFFINV_ENGINE"  # in which a process that starts others, such as notebooks, names theirs
@@ -228,8 +228,7 @@ class _Pickler(pickle.Pickler):
             return None
         name = f"{self.files}.npy"
         self.files += 1
-        with write_atomically(self.folder / name) as file:
-            np.save(file, obj.detach().numpy() if isinstance(obj, torch.Tensor) else obj, allow_pickle=False)
+        write_array(self.folder / name, obj.detach().numpy() if isinstance(obj, torch.Tensor) else obj)
         return "tensor" if tensor else "array", name
 
 
@@ -253,8 +252,7 @@ def _write_work(work: Work, folder: Path) -> tuple[str, str]:
             f"the work cannot be sent to workers ({error}): define what it is made of in a module, not in a "
             "notebook or a function, or leave the engine out."
         ) from error
-    with write_atomically(folder / "work") as file:
-        file.write(pickled.getvalue())
+    write_whole(folder / "work", pickled.getvalue())
     return str(folder / "work"), hashlib.sha256(pickled.getvalue()).hexdigest()
 
 

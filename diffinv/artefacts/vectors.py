@@ -15,7 +15,7 @@ from torch import Tensor
 from diffinv.artefacts.keys import content_key, default_cache_dir
 from diffinv.artefacts.rows import RowsOnDisk, pick
 from diffinv.artefacts.tensors import read_header, read_rows, read_tensors, tensor_bytes
-from diffinv.artefacts.writing import ArtefactError, read_cached_json, write_atomically, write_cached_json
+from diffinv.artefacts.writing import ArtefactError, read_cached_json, write_cached_json, write_whole
 
 
 class VectorCache:
@@ -70,8 +70,7 @@ class VectorCache:
         path = self.folder / f"{content_key(list(keys))}.safetensors"
         tensors = {"embeddings": embeddings.cpu(), "losses": losses.cpu()}
         write_cached_json(path.with_suffix(".json"), {"seconds": seconds, "provenance": self.record})
-        with write_atomically(path) as file:
-            file.write(tensor_bytes(tensors, {"keys": list(keys)}))
+        write_whole(path, tensor_bytes(tensors, {"keys": list(keys)}))
         self._register(path, keys)
 
     def read(self, keys: Sequence[str]) -> tuple[Any, Tensor, float | None]:

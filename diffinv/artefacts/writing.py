@@ -52,6 +52,18 @@ def write_atomically(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
 
 
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file of this text (UTF-8) or these bytes, as `write_atomically` does."""
+    with write_atomically(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Write a .npy file, atomically and without pickles."""
+    with write_atomically(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def claimed(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield each path while no other process that asks here has it: that of a file to be read, or else made.
 
@@ -129,8 +141,7 @@ def is_untouched(folder: str | Path) -> bool:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; dataclasses, paths and numpy values become plain ones."""
-    with write_atomically(path, "w") as file:
-        file.write(as_json(value))
+    write_whole(path, as_json(value))
 
 
 def as_json(value: Any) -> str:

@@ -23,31 +23,6 @@ BATCH_NORM_MOMENTUM = 0.1
 DROP_NOTHING = 0.0  # what drops at random draws from torch's global generator
 
 
-def _resnet18(num_classes: int, resolution: int) -> nn.Module:
-    # The stem for small images: no stride and no pooling before the first stage.
-    return ResNet(stem(64), (64, 128, 256, 512), (1, 2, 2, 2), 2, num_classes)
-
-
-def _resnet10_narrow(num_classes: int, resolution: int) -> nn.Module:
-    return ResNet(stem(16, narrow=True), (16, 24, 48, 96), (1, 1, 2, 2), 1, num_classes)
-
-
-def _vgg16(num_classes: int, resolution: int) -> nn.Module:
-    return VGG((64, 128, 256, 512, 512), (2, 2, 3, 3, 3), num_classes)
-
-
-def _vgg_narrow(num_classes: int, resolution: int) -> nn.Module:
-    return VGG((24, 48, 96), (2, 2, 2), num_classes, stem(16, narrow=True), 16)
-
-
-def _shufflenetv2_x05(num_classes: int, resolution: int) -> nn.Module:
-    return ShuffleNetV2(stem(24), 24, (48, 96, 192), (4, 8, 4), 1024, num_classes)
-
-
-def _shufflenetv2_narrow(num_classes: int, resolution: int) -> nn.Module:
-    return ShuffleNetV2(stem(24, narrow=True), 24, (48, 96), (3, 3), 192, num_classes)
-
-
 def _mobilenetv2(num_classes: int, resolution: int, *, strides: Sequence[int], **config: Any) -> Logits:
     """Its strides are those of the stem's two convolutions and of the blocks that halve large images."""
     settings: dict[str, Any] = {"num_labels": num_classes, "classifier_dropout_prob": DROP_NOTHING, **config}
@@ -117,26 +92,29 @@ def _vit(num_classes: int, resolution: int, *, patches_per_side: int = 8, **conf
     return Logits(ViTForImageClassification(ViTConfig(**sizes, **config)))
 
 
-_VIT_TINY = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 3}
-_VIT_NARROW = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-}
+_VIT_TINY = dict(hidden_size=192, intermediate_size=768, num_attention_heads=3)
+_VIT_NARROW = dict(hidden_size=64, intermediate_size=128, num_attention_heads=4, num_hidden_layers=3)
 ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     # Section 4.1 of the paper, and a ViT beside its networks.
-    "resnet18": _resnet18,  # 11M weights
-    "vgg16": _vgg16,  # 15M
+    # 11M weights; the stem for small images: no stride and no pooling before the first stage.
+    "resnet18": lambda classes, _: ResNet(stem(64), (64, 128, 256, 512), (1, 2, 2, 2), 2, classes),
+    "vgg16": lambda classes, _: VGG((64, 128, 256, 512, 512), (2, 2, 3, 3, 3), classes),  # 15M
     "mobilenetv2": partial(_mobilenetv2, strides=(1, 1, 1, 2, 2, 2)),  # 2M
-    "shufflenetv2_x05": _shufflenetv2_x05,  # 0.4M
+    # 0.4M
+    "shufflenetv2_x05": lambda classes, _: ShuffleNetV2(
+        stem(24), 24, (48, 96, 192), (4, 8, 4), 1024, classes
+    ),
     "efficientnet_b0": _efficientnet_b0,  # 4M
     "vit_tiny": partial(_vit, **_VIT_TINY),  # 5M
     # The same kinds for two CPU cores: 300 steps of 64 images of 32 px in seconds.
-    "resnet10_narrow": _resnet10_narrow,
-    "vgg_narrow": _vgg_narrow,
+    "resnet10_narrow": lambda classes, _: ResNet(
+        stem(16, narrow=True), (16, 24, 48, 96), (1, 1, 2, 2), 1, classes
+    ),
+    "vgg_narrow": lambda classes, _: VGG((24, 48, 96), (2, 2, 2), classes, stem(16, narrow=True), 16),
     "mobilenetv2_narrow": _mobilenetv2_narrow,
-    "shufflenetv2_narrow": _shufflenetv2_narrow,
+    "shufflenetv2_narrow": lambda classes, _: ShuffleNetV2(
+        stem(24, narrow=True), 24, (48, 96), (3, 3), 192, classes
+    ),
     "efficientnet_narrow": _efficientnet_narrow,
     "vit_narrow": partial(_vit, patches_per_side=4, **_VIT_NARROW),
 }

@@ -150,7 +150,4 @@ def _pointwise(width_in: int, width: int) -> tuple[nn.Module, ...]:
 
 
 def _depthwise(width: int, stride: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False),
-        nn.BatchNorm2d(width),
-    )
+    return (nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False), nn.BatchNorm2d(width))

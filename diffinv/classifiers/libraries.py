@@ -48,12 +48,6 @@ class Logits(nn.Module):
         super().__init__()
         self.network, self.side, self.colours = network, side, colours
 
-    def freeze(self) -> None:
-        """Let the last linear layer, the head, learn alone."""
-        self.network.requires_grad_(False)
-        [*_, head] = (module for module in self.network.modules() if isinstance(module, nn.Linear))
-        head.requires_grad_(True)
-
     def forward(self, pixels: Float[Tensor, "image 3 h w"]) -> Float[Tensor, "image label"]:
         if self.side is not None and pixels.shape[2:] != (self.side, self.side):
             size = (self.side, self.side)
@@ -104,8 +98,10 @@ def load_from_library(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    if asked.frozen:
-        model.freeze()
+    if asked.frozen:  # the head, the last linear layer, learns alone
+        model.requires_grad_(False)
+        [*_, head] = (module for module in model.modules() if isinstance(module, nn.Linear))
+        head.requires_grad_(True)
     return model
 
 

@@ -125,26 +125,19 @@ class Classifier:
         """Share of the images whose label is predicted, from 0 to 1."""
         return self.accuracies(labelled)[0]
 
-    def per_class_accuracy(self, labelled: LabelledImages) -> dict[str, float]:
-        """Accuracy within each class; nan for a class without an image."""
-        return self.accuracies(labelled)[1]
-
     def accuracies(self, labelled: LabelledImages) -> tuple[float, dict[str, float]]:
-        """Both, from one look at the images."""
-        hits = self._hits(labelled)
-        counts = np.bincount(labelled.labels, minlength=len(self.class_names))
-        right = np.bincount(labelled.labels, weights=hits, minlength=len(self.class_names))
-        shares = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
-        return float(hits.mean()), dict(zip(self.class_names, shares.tolist(), strict=True))
-
-    def _hits(self, labelled: LabelledImages) -> np.ndarray:
+        """That of all images, and that within each class; nan for a class without an image."""
         if labelled.class_names != self.class_names:
             raise ValueError(
                 "the images have classes that the classifier was not trained on: give the same ones."
             )
         if len(labelled) == 0:
             raise ValueError("there is no image to judge: give at least one.")
-        return self.predict(labelled.images) == labelled.labels
+        hits = self.predict(labelled.images) == labelled.labels
+        counts = np.bincount(labelled.labels, minlength=len(self.class_names))
+        right = np.bincount(labelled.labels, weights=hits, minlength=len(self.class_names))
+        shares = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        return float(hits.mean()), dict(zip(self.class_names, shares.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -111,19 +111,12 @@ def _compare(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     seeds = range(options.seed, options.seed + options.seeds)
     conditions = list(_conditions(options, train))
     rows = run_study(conditions, train=train, test=test, seeds=seeds, dataset=name, by_class=True)
-    record = {
-        **provenance(options=asked(options)),
-        "dataset": name,
-        **gain_record(rows, train=_used(options, train), test=test),
-    }
+    if (count := options.real_per_class) is not None:  # another seed takes others, as many
+        train = train.per_class(count, seed=options.seed)
+    found = gain_record(rows, train=train, test=test)
+    record = {**provenance(options=asked(options)), "dataset": name, **found}
     write_json(out, record)
     return record, "\n".join([f"{name}:", *gain_report(record), "", f"{out} holds every row.", ""])
-
-
-def _used(options: argparse.Namespace, train: "LabelledImages") -> "LabelledImages":
-    """The real images that a classifier gets; another seed takes others, as many."""
-    count = options.real_per_class
-    return train if count is None else train.per_class(count, seed=options.seed)
 
 
 def _conditions(options: argparse.Namespace, train: "LabelledImages") -> "Iterator[Condition]":

@@ -12,7 +12,6 @@ from diffinv.commands.options import (
     load_model,
     override,
     reading,
-    suiting,
 )
 from diffinv.commands.parts import add_parts
 
@@ -46,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     resolution = profile.sampling.resolution
     real = load_dataset(options.folder, split=options.split, resolution=resolution, **reading(options))
     diffusion = load_model(options, profile)
-    suiting(diffusion, real.resolution)
+    if (nearest := diffusion.suitable_resolution(side := real.resolution)) != side:
+        raise ValueError(f"{diffusion.name!r} takes no images of {side} px: choose --resolution {nearest}.")
     store = invert(diffusion, real, settings)
     store.save(options.out)
     sys.stdout.write(f"{options.out} holds the vectors of {len(store)} images.\n")

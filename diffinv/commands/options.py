@@ -99,14 +99,6 @@ def override(settings: Settings, options: argparse.Namespace, *names: str) -> Se
     return replace(settings, **given)  # type: ignore[type-var]
 
 
-def suiting(diffusion: "FrozenDiffusion", resolution: int) -> None:
-    """ValueError, which names --resolution, unless the model takes images of this side."""
-    if (nearest := diffusion.suitable_resolution(resolution)) != resolution:
-        raise ValueError(
-            f"{diffusion.name!r} takes no images of {resolution} px: choose --resolution {nearest}."
-        )
-
-
 def asked(options: argparse.Namespace) -> dict[str, Any]:
     """The options as they were given, for a record."""
     return {key: value for key, value in vars(options).items() if key != "verb"}

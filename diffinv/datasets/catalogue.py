@@ -87,8 +87,7 @@ _EMBEDDED = {
     "novel10": Depiction("a {} icon"),
     # Without an article, which would not fit all six.
     "emoji6": Depiction(
-        "{} emoji",
-        spoken={"animals": "animal", "faces": "face", "flags": "flag", "objects": "object"},
+        "{} emoji", spoken={"animals": "animal", "faces": "face", "flags": "flag", "objects": "object"}
     ),
     # A mirrored digit is another one, or none.
     "mnist5k": Depiction("the handwritten digit {}", flips_keep_label=False),

@@ -23,16 +23,11 @@ _DAMAGE = (
 WHITE_OF_16_BITS = 65535
 _LEVELS = (255, 1023, 4095, 16383, WHITE_OF_16_BITS)  # the white of 8, 10, 12, 14 and 16 bits
 _ORIENTATION, _WHITE_IS_ZERO = 0x0112, (262, 0)  # an EXIF tag; a TIFF tag and its value
-_TURN = Image.Transpose
-_TURNS = dict(
-    enumerate(
-        (
-            *(_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE),
-            *(_TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90),
-        ),
-        start=2,
-    )
-)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_BYTES_OF_A_PROFILE = 1 << 20
 # What stands under an image's name although it is none: its first bytes, what it is, and the remedy.

@@ -58,10 +58,11 @@ def gain_report(record: Mapping[str, Any], *, real: str = "real") -> Iterator[st
     yield f"{sum(train.values())} training and {sum(test.values())} test images, the same steps for all"
     yield from _guessing(train, test)
     yield ""
-    lines = [
-        [row["trained_on"], row["training_images"], *(_percent(row.get(value, row)) for value in measures)]
-        for row in results
-    ]
+    lines = []
+    for row in results:
+        ends = (row.get(value, row) for value in measures)
+        accuracies = (percent(each["mean"], each["low"], each["high"]) for each in ends)
+        lines.append([row["trained_on"], row["training_images"], *accuracies])
     yield from text_table(["trained on", "images", *words.values()], lines)
     yield f"in brackets: 95 % intervals over {gains[0]['n']:.0f} seeds"
     if len(measures) > 1:
@@ -93,10 +94,6 @@ def _guessing(train: Mapping[str, int], test: Mapping[str, int]) -> Iterator[str
 
 def _ends(row: Any) -> dict[str, float]:
     return {end: float(row[end]) for end in ("mean", "low", "high")}
-
-
-def _percent(row: Mapping[str, Any]) -> str:
-    return percent(row["mean"], row["low"], row["high"])
 
 
 def _known(by_class: Any) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diffinv.artefacts.pages import render
-from diffinv.artefacts.writing import write_atomically
+from diffinv.artefacts.writing import write_whole
 from diffinv.datasets import LabelledImages
 from diffinv.evaluation.card import EvaluationCard, format_value, gain_text, majority_share, verdict
 from diffinv.figures.evaluation import closeness_uri, manifold_uri, strip_uri
@@ -16,8 +16,7 @@ SHARES = ["precision", "recall", "density", "coverage"]
 
 def write_page(card: EvaluationCard, path: str | Path, *, title: str) -> None:
     """Write the card as one self-contained HTML file."""
-    with write_atomically(path, "w") as file:
-        file.write(evaluation_page(card, title=title))
+    write_whole(path, evaluation_page(card, title=title))
 
 
 def evaluation_page(card: EvaluationCard, *, title: str) -> str:

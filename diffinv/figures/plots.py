@@ -206,18 +206,11 @@ def shared_legend(
     fig.legend(list(found.values()), list(found), loc=place, ncols=columns, handlelength=2.4)
 
 
-def grouped_points(
-    ax: Axes,
-    summary: pd.DataFrame,
-    group: str,
-    series: str = "condition",
-    *,
-    ylabel: str = "test accuracy (%)",
-) -> Axes:
-    """Means with their intervals in per cent, one place per group and the series side by side in it."""
-    groups, names = list(dict.fromkeys(summary[group])), list(dict.fromkeys(summary[series]))
+def grouped_points(ax: Axes, summary: pd.DataFrame, group: str) -> Axes:
+    """Means with their intervals in per cent, one place per group and the conditions side by side in it."""
+    groups, names = (list(dict.fromkeys(summary[column])) for column in (group, "condition"))
     for index, name in enumerate(names):
-        own = summary[summary[series] == name].set_index(group).reindex(groups)
+        own = summary[summary["condition"] == name].set_index(group).reindex(groups)
         at = np.arange(len(groups)) + 0.2 * (index - (len(names) - 1) / 2)
         colour = COLOURS.get(str(name), CYCLE[index % len(CYCLE)])
         error = 100 * np.array([own["mean"] - own["low"], own["high"] - own["mean"]])
@@ -226,7 +219,7 @@ def grouped_points(
     ax.set_xticks(range(len(groups)), [str(each) for each in groups])
     ax.set_xlim(-0.6, len(groups) - 0.4)
     ax.grid(False, axis="x")
-    ax.set_ylabel(ylabel)
+    ax.set_ylabel("test accuracy (%)")
     return ax
 
 

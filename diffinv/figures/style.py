@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from diffinv.artefacts.writing import write_atomically
+from diffinv.artefacts.writing import write_whole
 
 #: Okabe and Ito's palette, which stays apart under the common kinds of colour blindness.
 OKABE_ITO = {
@@ -101,9 +101,8 @@ def save_figure(
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
             fig.savefig(buffer, format=suffix, dpi=200, metadata={**metadata, **words})
-            with write_atomically(folder / f"{name}.{suffix}") as file:
-                file.write(buffer.getvalue())
+            write_whole(folder / f"{name}.{suffix}", buffer.getvalue())
     if data is not None:
-        with write_atomically(folder / f"{name}.csv") as file:
-            file.write(data.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+        rows = data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_whole(folder / f"{name}.csv", rows)
     return folder / f"{name}.png"

@@ -103,12 +103,7 @@ def lecf_for(
 
     `smallest` has the real images of each seed.
     """
-    recipe = lecf(settings, dataset, diffusion, clip)
-    said: tuple[str, ...] = ()
-    for seed, real in smallest.items():
-        recipe, more = lowered(recipe, real, images_per_real=images_per_real, seeds=[seed])
-        said += more
-    return recipe, said
+    return lowered(lecf(settings, dataset, diffusion, clip), smallest, images_per_real=images_per_real)
 
 
 def policies_on_validation(settings: Profile, dataset: str, pool: LabelledImages) -> pd.DataFrame:
@@ -130,9 +125,7 @@ def gan(settings: Profile) -> GAN:
     """A GAN trained anew for each seed; a collapse is a warning, and stands in the provenance."""
     counts = settings.generator_lesson
     training = replace(
-        counts.gan,
-        generator_learning_rate=counts.gan_rate,
-        discriminator_learning_rate=counts.gan_rate,
+        counts.gan, generator_learning_rate=counts.gan_rate, discriminator_learning_rate=counts.gan_rate
     )
     return GAN(training, on_collapse="warn", device=settings.device)
 

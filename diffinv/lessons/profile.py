@@ -10,23 +10,7 @@ import torch
 
 from diffinv.classifiers.training import Training
 from diffinv.datasets import depiction
-from diffinv.lessons.counts import (
-    AblationsLesson,
-    ArchitectureLesson,
-    AugmentationLesson,
-    ClassifierLesson,
-    FewShotLesson,
-    GeneratorLesson,
-    InversionLesson,
-    LECFLesson,
-    OwnDataLesson,
-    PretrainingLesson,
-    Quickstart,
-    RetrievalLesson,
-    RuntimeLesson,
-    SamplingLesson,
-    StorageLesson,
-)
+from diffinv.lessons import counts
 from diffinv.lessons.dataset_settings import DatasetSettings
 from diffinv.method.inversion import Inversion
 from diffinv.method.perturbation import Perturbation
@@ -51,21 +35,21 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     training: Training = field(default_factory=Training)
     seeds: tuple[int, ...] = (0, 1, 2)  # of lessons 03 to 06, on whose rows the first claims hang
-    quickstart: Quickstart = field(default_factory=Quickstart)
-    inversion_lesson: InversionLesson = field(default_factory=InversionLesson)
-    sampling_lesson: SamplingLesson = field(default_factory=SamplingLesson)
-    classifier_lesson: ClassifierLesson = field(default_factory=ClassifierLesson)
-    generator_lesson: GeneratorLesson = field(default_factory=GeneratorLesson)
-    lecf_lesson: LECFLesson = field(default_factory=LECFLesson)
-    retrieval_lesson: RetrievalLesson = field(default_factory=RetrievalLesson)
-    few_shot_lesson: FewShotLesson = field(default_factory=FewShotLesson)
-    augmentation_lesson: AugmentationLesson = field(default_factory=AugmentationLesson)
-    architecture_lesson: ArchitectureLesson = field(default_factory=ArchitectureLesson)
-    storage_lesson: StorageLesson = field(default_factory=StorageLesson)
-    ablations_lesson: AblationsLesson = field(default_factory=AblationsLesson)
-    runtime_lesson: RuntimeLesson = field(default_factory=RuntimeLesson)
-    own_data_lesson: OwnDataLesson = field(default_factory=OwnDataLesson)
-    pretraining_lesson: PretrainingLesson = field(default_factory=PretrainingLesson)
+    quickstart: counts.Quickstart = field(default_factory=counts.Quickstart)
+    inversion_lesson: counts.InversionLesson = field(default_factory=counts.InversionLesson)
+    sampling_lesson: counts.SamplingLesson = field(default_factory=counts.SamplingLesson)
+    classifier_lesson: counts.ClassifierLesson = field(default_factory=counts.ClassifierLesson)
+    generator_lesson: counts.GeneratorLesson = field(default_factory=counts.GeneratorLesson)
+    lecf_lesson: counts.LECFLesson = field(default_factory=counts.LECFLesson)
+    retrieval_lesson: counts.RetrievalLesson = field(default_factory=counts.RetrievalLesson)
+    few_shot_lesson: counts.FewShotLesson = field(default_factory=counts.FewShotLesson)
+    augmentation_lesson: counts.AugmentationLesson = field(default_factory=counts.AugmentationLesson)
+    architecture_lesson: counts.ArchitectureLesson = field(default_factory=counts.ArchitectureLesson)
+    storage_lesson: counts.StorageLesson = field(default_factory=counts.StorageLesson)
+    ablations_lesson: counts.AblationsLesson = field(default_factory=counts.AblationsLesson)
+    runtime_lesson: counts.RuntimeLesson = field(default_factory=counts.RuntimeLesson)
+    own_data_lesson: counts.OwnDataLesson = field(default_factory=counts.OwnDataLesson)
+    pretraining_lesson: counts.PretrainingLesson = field(default_factory=counts.PretrainingLesson)
     time_limit_seconds: int = 7200  # of one cell; one that runs longer is stopped
 
     clip: str = "tinysd"  # whose features measure fidelity and diversity

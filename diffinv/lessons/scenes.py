@@ -55,7 +55,8 @@ class Scene:
     ) -> Iterator[Figure]:
         """An image beside samples of it, under settings of the reader's choice (section 3.2)."""
         perturbation = Perturbation(noise_std, interpolation_weight)
-        for number in _coarse_first(steps):
+        coarse = (COARSE_STEPS,) if steps > 2 * COARSE_STEPS and not headless() else ()
+        for number in (*coarse, steps):
             drawn = _samples(self, image, perturbation, guidance_scale, number, seed)
             heads = ["real", f"samples after {number} steps", *[""] * (FEW - 1)]
             yield _row([self.real.images[image], *drawn], heads, split_after=1)
@@ -167,10 +168,6 @@ def _trajectory(scene: Scene, image: int, guidance_scale: float, seed: int) -> t
     both = [torch.cat([getattr(step, what) for step in steps]) for what in ("latents", "predicted_original")]
     latents, believed = map(scene.diffusion.decode, both)
     return latents, believed
-
-
-def _coarse_first(steps: int) -> tuple[int, ...]:
-    return (COARSE_STEPS, steps) if steps > 2 * COARSE_STEPS and not headless() else (steps,)
 
 
 def _row(pictures: list[np.ndarray], heads: list[str], split_after: int | None = None) -> Figure:

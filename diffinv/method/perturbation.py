@@ -30,11 +30,7 @@ class Perturbation:
 
 
 def conditioning_for(
-    store: EmbeddingStore,
-    sources: Sequence[int],
-    copies: Sequence[int],
-    settings: Perturbation,
-    seed: int,
+    store: EmbeddingStore, sources: Sequence[int], copies: Sequence[int], settings: Perturbation, seed: int
 ) -> Float[Tensor, "sample token channel"]:
     """Make the perturbed conditioning vectors of samples, each named by its source image and copy number.
 

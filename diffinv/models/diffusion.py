@@ -266,12 +266,7 @@ def load_diffusion(
         raise CheckpointError(f"checkpoint {str(name)!r} has a configuration of its own: leave out config=.")
     pipeline = read_single_file(path, config) if path.is_file() else read_folder(str(name), path, dtype)
     check_parts(str(name), pipeline)
-    how: dict[str, Any] = {
-        "dtype": dtype,
-        "revision": revision,
-        "config": config,
-        "memory": memory,
-    }
+    how: dict[str, Any] = {"dtype": dtype, "revision": revision, "config": config, "memory": memory}
     if isinstance(memory, Workload):
         need = memory_need(memory, [getattr(pipeline, part) for part in NETWORKS], dtype)
         memory = memory_settings_for(available_memory(device), need, device)

@@ -257,7 +257,8 @@ def _augment(plan: Plan, out: str | Path | None, seed: int, anyway: bool, report
     plan = replace(plan, settings=plan.settings.changed(policy))
     chosen = {**policy, **_choose(plan, seed)}
     settings = plan.settings.changed(chosen)
-    report(wrapped([f"chosen on {len(own.validation)} validation images: {_said(chosen)}"]))
+    values = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in chosen.items())
+    report(wrapped([f"chosen on {len(own.validation)} validation images: {values}"]))
     synthesizer = methods.diffusion_inversion(settings, diffusion)
     counts = settings.own_data_lesson
     images = synthesizer(real, images_per_real=counts.images_per_real, seed=seed)
@@ -383,7 +384,3 @@ def _compare(plan: Plan, synthesizer: Any, seed: int) -> Comparison:
     unequal = len(set(real.class_counts().values())) > 1
     rows = rows.drop(columns=["wall_seconds", "by_class"])
     return Comparison(rows, len(real), MEASURES if unequal else MEASURES[:1])
-
-
-def _said(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name.partition('.')[2]} {value}" for name, value in settings.items())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffinv.artefacts.writing import provenance, write_atomically, write_folder_atomically
+from diffinv.artefacts.writing import provenance, write_folder_atomically, write_whole
 from diffinv.datasets import LabelledImages
 from diffinv.own_data.look import OwnImages
 from diffinv.studies.claims import markdown_table
@@ -35,10 +35,8 @@ def save_set(
         for name, images in parts.items():
             replace(images, provenance=_lasting(images.provenance)).save(new / name)
         for name, table in (("train.csv", _listed(parts)), ("comparison.csv", rows)):
-            with write_atomically(new / name, "w") as file:
-                table.to_csv(file, index=False)
-        with write_atomically(new / "README.md", "w") as file:
-            file.write(card)
+            write_whole(new / name, table.to_csv(index=False))
+        write_whole(new / "README.md", card)
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from diffinv.artefacts.pages import render
-from diffinv.artefacts.writing import ArtefactError, write_atomically
+from diffinv.artefacts.writing import ArtefactError, write_whole
 from diffinv.reproduce.rendering import ELSEWHERE, code_styles, markdown, saved_figures, shown
 from diffinv.studies.claims import EVERY, VERDICTS, effect_in_words
 from diffinv.studies.ledger import ledger
@@ -236,8 +236,7 @@ def link_pictures(executed: Path, notebook: Path, output: Path) -> None:
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = _PICTURE.sub(from_here, "".join(cell["source"]))
-    with write_atomically(executed, "w") as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(executed, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _in_words(name: str) -> str:

@@ -64,10 +64,7 @@ def sampler_conditions(
     conditions = []
     for scheduler, steps, guidance in samplers:
         sampling = replace(
-            synthesizer.sampling,
-            scheduler=scheduler,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            synthesizer.sampling, scheduler=scheduler, num_inference_steps=steps, guidance_scale=guidance
         )
         calls = calls_per_sample(synthesizer.diffusion, sampling)
         conditions.append(
@@ -113,17 +110,16 @@ def beside_reference(rows: pd.DataFrame, reference: str, axes: Sequence[str]) ->
     table = means[["condition", *axes, "accuracy"]].merge(
         found[["condition", "difference", "low", "high", "n"]], on="condition"
     )
-    said = [equivalence(low, high) for low, high in zip(table["low"], table["high"], strict=True)]
-    table["verdict"] = said
+    table["verdict"] = list(map(equivalence, table["low"], table["high"]))
     table.loc[table["condition"] == reference, "verdict"] = "reference"
     return table
 
 
-def equivalence(low: float, high: float, *, margin: float = MARGIN) -> str:
-    """What the interval of a difference says of the claim that no more than the margin is lost."""
-    if low > -margin:
+def equivalence(low: float, high: float) -> str:
+    """What the interval of a difference says of the claim that no more than the `MARGIN` is lost."""
+    if low > -MARGIN:
         return "within"
-    return "not within" if high < -margin else "undecided"
+    return "not within" if high < -MARGIN else "undecided"
 
 
 def goal_in_words(table: pd.DataFrame, cost: str, share: float) -> str:

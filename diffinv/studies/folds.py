@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,6 @@ def cross_validate(
     repetitions: int = 1,
     seed: int = 0,
     groups: Int[np.ndarray, " image"] | None = None,
-    cache_dir: str | Path | None = None,
     dataset: str = "icons10",
     by_class: bool = False,
     progress: bool = True,
@@ -64,12 +62,7 @@ def cross_validate(
     its own seed, by which the rows of two conditions are paired.
     """
     drawn = [folds_of(real, num_folds, seed=seed + number, groups=groups) for number in range(repetitions)]
-    how: dict[str, Any] = {
-        "cache_dir": cache_dir,
-        "dataset": dataset,
-        "by_class": by_class,
-        "progress": False,
-    }
+    how: dict[str, Any] = {"dataset": dataset, "by_class": by_class, "progress": False}
     return on_engine(engine, _each_fold, conditions, real, drawn, num_folds, seed, progress, how)
 
 

@@ -15,7 +15,7 @@ from diffinv.artefacts.parts import end_of_part, only_part, own
 from diffinv.artefacts.writing import claimed, read_cached_json, write_cached_json
 from diffinv.classifiers.architectures import check_images
 from diffinv.classifiers.libraries import checkpoint_key
-from diffinv.classifiers.training import Classifier, Training, train_classifier
+from diffinv.classifiers.training import Training, train_classifier
 from diffinv.datasets import LabelledImages
 from diffinv.datasets.labelled_images import check_alike
 from diffinv.foundation.progress import progress as progress_bar
@@ -178,11 +178,8 @@ def _each_cached(
 
 
 def _score(images: LabelledImages, test: LabelledImages, training: Training, seed: int) -> dict[str, Any]:
-    return _accuracies(train_classifier(images, training, seed=seed), test)
-
-
-def _accuracies(classifier: Classifier, test: LabelledImages) -> dict[str, Any]:
-    return dict(zip(("accuracy", "by_class"), classifier.accuracies(test), strict=True))
+    accuracy, by_class = train_classifier(images, training, seed=seed).accuracies(test)
+    return {"accuracy": accuracy, "by_class": by_class}
 
 
 def _compute_cell(
@@ -197,10 +194,9 @@ def _compute_cell(
         if set(real.ids) & set(made.ids):
             raise ValueError(f'condition "{condition.name}" holds the real images already: drop with_real.')
         images = LabelledImages.concatenate(real, made)
-    classifier = train_classifier(images, condition.training, seed=seed)
     return {
         "seed": seed,
-        **_accuracies(classifier, test),
+        **_score(images, test, condition.training, seed),
         "num_real": len(real),
         "num_training_images": len(images),
         "images_per_real": condition.images_per_real,

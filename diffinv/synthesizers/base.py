@@ -18,7 +18,7 @@ from diffinv.artefacts.writing import (
     provenance,
     read_cached_array,
     read_cached_json,
-    write_atomically,
+    write_array,
     write_cached_json,
 )
 from diffinv.datasets import LabelledImages
@@ -234,6 +234,5 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     )
     checksum = content_key(whole.images)
     write_cached_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
-    with write_atomically(path) as file:
-        np.save(file, whole.images, allow_pickle=False)
+    write_array(path, whole.images)
     return whole

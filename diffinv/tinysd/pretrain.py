@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from diffinv.foundation.errors import guarded
 from diffinv.tinysd.stages import RECIPE, STAGES, TRAINED, Pretraining, check_forerunners
-from diffinv.tinysd.training.schedules import SCHEDULES
+from diffinv.tinysd.training.training_loop import SCHEDULES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,8 +20,7 @@ from diffinv.tinysd.training.curriculum import (
     Curriculum,
     Mixture,
 )
-from diffinv.tinysd.training.schedules import SCHEDULES
-from diffinv.tinysd.training.training_loop import Schedule, TrainingRun, rank
+from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, Task, TrainingRun, rank
 
 RESOLUTION, FINE_RESOLUTION = 32, 64
 VAE_EMOJI_SHARE = 0.35  # their many colours in one image are what is hard to keep
@@ -39,7 +38,6 @@ class Pretraining:
     package: Path | None
     note: str = ""
     num_wider: int = 0
-
     packed: Path | None = None  # a corpus that was packed elsewhere, or where one is packed to
     start: Path | None = None  # an earlier TinySD, whose CLIP's image half stage vision starts from
 
@@ -47,6 +45,10 @@ class Pretraining:
     def pipeline(self) -> Path:
         """The pipeline folder that the stages fill, in diffusers layout."""
         return self.work / "tinysd"
+
+    def task(self, stage: str) -> Task:
+        """What this call may do for a stage."""
+        return Task(self.work, self.schedules[stage], self.minutes, self.device)
 
     def mixture(self, resolution: int = RESOLUTION, part: str = "train") -> Mixture:
         """Read one part of the icons and emoji."""
@@ -60,10 +62,7 @@ def run_corpus(settings: Pretraining) -> None:
         unpack_corpus(settings.packed, folder)
         return
     build_corpus(
-        folder,
-        num_concepts=settings.num_concepts,
-        num_wider=settings.num_wider,
-        package=settings.package,
+        folder, num_concepts=settings.num_concepts, num_wider=settings.num_wider, package=settings.package
     )
     build_emoji(folder, package=settings.package)
 
@@ -77,9 +76,7 @@ def run_pack(settings: Pretraining) -> None:
 def run_vae(settings: Pretraining) -> TrainingRun:
     """Train the autoencoder and write ``vae/``."""
     mixture = replace(settings.mixture(), emoji_share=VAE_EMOJI_SHARE)
-    run = autoencoder.train_autoencoder(
-        mixture, settings.work, settings.schedules["vae"], minutes=settings.minutes, device=settings.device
-    )
+    run = autoencoder.train_autoencoder(mixture, settings.task("vae"))
     autoencoder.finish_autoencoder(run, mixture.icons).save_pretrained(settings.pipeline / "vae")
     return run
 
@@ -88,14 +85,7 @@ def run_clip(settings: Pretraining) -> TrainingRun:
     """Train the CLIP and write ``clip/``, ``text_encoder/`` and ``tokenizer/``."""
     mixture = settings.mixture()
     tokenizer = clip_stage.train_tokenizer(mixture)
-    run = clip_stage.train_clip(
-        mixture,
-        tokenizer,
-        settings.work,
-        settings.schedules["clip"],
-        minutes=settings.minutes,
-        device=settings.device,
-    )
+    run = clip_stage.train_clip(mixture, tokenizer, settings.task("clip"))
     clip_stage.save_clip(run, tokenizer, settings.pipeline)
     return run
 
@@ -106,16 +96,8 @@ def run_vision(settings: Pretraining) -> TrainingRun:
     if settings.start:
         earlier, _ = clip_stage.load_clip_folder(settings.start)
         clip.vision_model.load_state_dict(earlier.float().vision_model.state_dict())
-    run = clip_stage.train_vision(
-        settings.mixture(),
-        tokenizer,
-        clip,
-        settings.work,
-        settings.schedules["vision"],
-        minutes=settings.minutes,
-        device=settings.device,
-        knows_shapes=settings.start is not None,
-    )
+    task, knows_shapes = settings.task("vision"), settings.start is not None
+    run = clip_stage.train_vision(settings.mixture(), tokenizer, clip, task, knows_shapes=knows_shapes)
     clip.load_state_dict(run.ema_state())
     clip.cpu().save_pretrained(settings.pipeline / "clip")
     return run
@@ -123,17 +105,10 @@ def run_vision(settings: Pretraining) -> TrainingRun:
 
 def run_unet(settings: Pretraining) -> TrainingRun:
     """Train the denoiser on the two stages above and write ``unet/`` and ``scheduler/``."""
-    schedule = settings.schedules["unet"]
     mixture = settings.mixture().with_wider_share(DENOISER_WIDER_SHARE)
-    alone = round(COMMONEST_ALONE_SHARE * schedule.total_samples)
-    run = denoiser.train_denoiser(
-        Curriculum(mixture, mixture.icons.with_wider_share(0), alone),
-        settings.pipeline,
-        settings.work,
-        schedule,
-        minutes=settings.minutes,
-        device=settings.device,
-    )
+    alone = round(COMMONEST_ALONE_SHARE * settings.schedules["unet"].total_samples)
+    curriculum = Curriculum(mixture, mixture.icons.with_wider_share(0), alone)
+    run = denoiser.train_denoiser(curriculum, settings.pipeline, settings.task("unet"))
     if rank() == 0:
         denoiser.save_denoiser(run, settings.pipeline)
     return run
@@ -141,15 +116,11 @@ def run_unet(settings: Pretraining) -> TrainingRun:
 
 def run_unet64(settings: Pretraining) -> TrainingRun:
     """Tune the denoiser to 64 px beside 32 px and write ``unet/`` again."""
-    run = denoiser.tune_denoiser(
-        Curriculum(settings.mixture().with_wider_share(DENOISER_WIDER_SHARE)),
-        Curriculum(settings.mixture(FINE_RESOLUTION).with_wider_share(DENOISER_WIDER_SHARE)),
-        settings.pipeline,
-        settings.work,
-        settings.schedules["unet64"],
-        minutes=settings.minutes,
-        device=settings.device,
+    coarse, fine = (
+        Curriculum(settings.mixture(side).with_wider_share(DENOISER_WIDER_SHARE))
+        for side in (RESOLUTION, FINE_RESOLUTION)
     )
+    run = denoiser.tune_denoiser(coarse, fine, settings.pipeline, settings.task("unet64"))
     if rank() == 0:
         denoiser.save_denoiser(run, settings.pipeline, sample_size=16)
     return run

@@ -57,7 +57,7 @@ def test_the_narrow_network_reads_digits(digits):
     settings = replace(QUICK, optimiser_steps=80, batch_size=32, augmentation="crop")
     classifier = train_classifier(train, settings, seed=0)
     assert classifier.accuracy(test) > 0.8
-    per_class = classifier.per_class_accuracy(test)
+    per_class = classifier.accuracies(test)[1]
     counts = np.array(list(test.class_counts().values()))
     assert np.average(list(per_class.values()), weights=counts) == pytest.approx(classifier.accuracy(test))
     assert list(per_class) == list(test.class_names)

@@ -126,14 +126,15 @@ def test_a_filter_that_keeps_nothing_says_which_class_and_what_would_keep_a_tent
 
 def test_a_threshold_is_lowered_as_advised_until_every_seed_has_samples(synthesizer, clip, icons):
     strict = replace(synthesizer, threshold=1.0)
-    fitted, said = lowered(strict, icons, images_per_real=1, seeds=(0, 1))
+    reals = dict.fromkeys((0, 1), icons)
+    fitted, said = lowered(strict, reals, images_per_real=1)
     assert said and all("would keep 10 %" in each for each in said)
     assert 0 < fitted.threshold < 1 and replace(fitted, threshold=1.0) == strict
     assert f"a threshold of {fitted.threshold:.4g} would" in said[-1]
     for seed, count in ((0, 1), (1, 1), (0, 2)):  # more images look at the same draws first
         record = fitted(icons, images_per_real=count, seed=seed).provenance
         assert all(record["dropped"][name] < record["drawn"][name] for name in icons.class_names)
-    assert lowered(fitted, icons, images_per_real=1, seeds=(0, 1)) == (fitted, ())
+    assert lowered(fitted, reals, images_per_real=1) == (fitted, ())
 
 
 def test_fewer_samples_are_a_prefix_of_more_and_the_seed_changes_all(synthesizer, clip, icons):

@@ -73,18 +73,15 @@ def look_at(folder: Path, class_level: ClassLevel | None = None) -> Layout:
     else:
         splits, how = {UNDIVIDED: _classes(here, class_level, notes)}, "class folders without splits"
     splits = {split: splits[split] for split in (UNDIVIDED, *SPLITS) if split in splits}
-    counts = (f"{split} with {_counted(classes)}" for split, classes in splits.items())
-    return Layout(folder, splits, f"{readable(str(folder))}: {how}; {'; '.join(counts)}.", tuple(notes))
+    counts = {split: [f"{len(paths)} {name}" for name, paths in own.items()] for split, own in splits.items()}
+    said = "; ".join(f"{split} with {listed(named, 12)}" for split, named in counts.items())
+    return Layout(folder, splits, f"{readable(str(folder))}: {how}; {said}.", tuple(notes))
 
 
 def class_folders(folder: Path) -> tuple[Classes, tuple[str, ...]]:
     """The images in each folder of a folder, a folder without any included, and what was passed over."""
     tree, notes = survey(folder)
     return {readable(sub.path.name): sub.every_image() for sub in tree.folders}, notes
-
-
-def _counted(classes: Classes) -> str:
-    return listed([f"{len(paths)} {name}" for name, paths in classes.items()], 12)
 
 
 def _no_image(tree: Tree, notes: tuple[str, ...]) -> str:
@@ -257,7 +254,9 @@ def _outside(here: Tree) -> str:
 
 def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
     if found := _from_tables(here, notes):
-        return _by_label_of_all(found[0])
+        every = found[0].values()
+        labels = dict.fromkeys(label for classes in every for label in classes)
+        return {label: tuple(path for own in every for path in own.get(label, ())) for label in labels}
     filled = here.filled()
     unread = f" ({why_no_table(here)})" if here.tables else ""
     if not filled:
@@ -288,11 +287,6 @@ def _classes(here: Tree, level: ClassLevel | None, notes: list[str]) -> Classes:
     if level == "leaf" and len(classes) < len(leaves):
         notes.append(f"folders of one name in {here.path} are taken for one class.")
     return {name: tuple(sorted(classes[name])) for name in sorted(classes)}
-
-
-def _by_label_of_all(found: dict[str, Classes]) -> Classes:
-    names = {name: None for classes in found.values() for name in classes}
-    return {name: tuple(p for classes in found.values() for p in classes.get(name, ())) for name in names}
 
 
 def _ask(here: Tree, tops: tuple[Tree, ...], leaves: list[Tree], nested: list[Tree]) -> None:

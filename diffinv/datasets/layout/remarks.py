@@ -30,9 +30,6 @@ class Remark:
     split: str = ""
     about: Literal["", "fit"] = ""
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass
 class Findings:

@@ -105,7 +105,8 @@ def label_images(tables: list[Table], tree: Tree, notes: list[str]) -> list[Labe
             if known and label and path in told and known.label != label:
                 both = f'"{known.label}" and "{label}"'
                 raise DatasetError(f"{table.path} gives {path} two classes, {both}: leave one of the rows.")
-            place = split or _split_of_place(path, tree.path) or (known.split if known else None)
+            folders = path.relative_to(tree.path).parts[:-1]
+            place = split or next(filter(None, map(split_of, folders)), known.split if known else None)
             own = label or (known.label if known else readable(path.parent.name))
             found[path] = Labelled(path, own, place)
             told |= {path} if label else set()
@@ -167,11 +168,6 @@ class _Images:
 def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     pairs = list(zip(reversed(one), reversed(other), strict=False))
     return next((count for count, (a, b) in enumerate(pairs) if a != b), len(pairs))
-
-
-def _split_of_place(path: Path, root: Path) -> str | None:
-    folders = path.relative_to(root).parts[:-1]
-    return next((split for folder in folders if (split := split_of(folder))), None)
 
 
 def _read(path: Path, images: _Images | None, notes: list[str]) -> Table:

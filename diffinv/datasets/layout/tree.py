@@ -113,7 +113,9 @@ class _Walk:
                 self.skipped["pipes or devices"] += 1  # reading one might never end
             elif suffix in SUFFIXES or (suffix not in _COMPANIONS and _shows_an_image(path)):
                 images.append(path)
-            elif suffix in TABLES or (suffix in _MAYBE_TABLES and _is_called_table(path)):
+            elif suffix in TABLES or (
+                suffix in _MAYBE_TABLES and (split_of(path.stem) or _CALLED_TABLE.search(path.stem))
+            ):
                 tables.append(path)
             elif suffix not in _COMPANIONS:
                 self.skipped[suffix or path.name] += 1
@@ -134,10 +136,6 @@ class _Walk:
                 yield f"links in {folder} {what}: {listed([readable(path) for path in paths])}."
         if self.closed:
             yield f"folders in {folder} are not yours to read, and are skipped: {listed(self.closed)}."
-
-
-def _is_called_table(path: Path) -> bool:
-    return split_of(path.stem) is not None or _CALLED_TABLE.search(path.stem) is not None
 
 
 def _shows_an_image(path: Path) -> bool:

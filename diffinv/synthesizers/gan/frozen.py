@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, write_atomically
+from diffinv.artefacts.writing import provenance, write_whole
 from diffinv.datasets import LabelledImages
 from diffinv.foundation.networks import best_device
 from diffinv.foundation.progress import progress
@@ -128,8 +128,7 @@ def _tensors(state: GANState) -> dict[str, Tensor]:
 def _save(path: Path, state: GANState) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in _tensors(state).items()}
     counts = {name: getattr(state, name) for name in _COUNTS}
-    with write_atomically(path) as file:
-        file.write(save(tensors, metadata={"counts": json.dumps(counts)}))
+    write_whole(path, save(tensors, metadata={"counts": json.dumps(counts)}))
 
 
 def _resume(path: Path, state: GANState) -> None:

@@ -4,7 +4,7 @@ import math
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,16 +141,16 @@ class LECF:
 
 
 def lowered(
-    recipe: LECF, real: LabelledImages, *, images_per_real: int, seeds: Sequence[int]
+    recipe: LECF, reals: Mapping[int, LabelledImages], *, images_per_real: int
 ) -> tuple[LECF, tuple[str, ...]]:
     """The recipe, its threshold lowered as each FilterError advises until every seed has a sample of each
-    class; and what the errors said.
+    class of its real images; and what the errors said.
 
     Where CLIP has no word for the classes, the alternative is no comparison. Larger sets need no check of
     their own: their draws begin with these.
     """
     said: list[str] = []
-    for seed in seeds:
+    for seed, real in reals.items():
         while True:
             try:
                 recipe(real, images_per_real=images_per_real, seed=seed)

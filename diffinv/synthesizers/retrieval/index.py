@@ -13,7 +13,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffinv.artefacts.keys import content_key, default_cache_dir
-from diffinv.artefacts.writing import provenance, read_cached_array, read_json, write_atomically, write_json
+from diffinv.artefacts.writing import (
+    provenance,
+    read_cached_array,
+    read_json,
+    write_array,
+    write_atomically,
+    write_json,
+)
 from diffinv.datasets import DatasetError
 from diffinv.foundation.progress import progress
 from diffinv.foundation.randomness import numpy_stream
@@ -173,8 +180,7 @@ def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Featu
     if found is not None and len(found) == len(indices):
         return found
     features = embed(pool, indices, clip)
-    with write_atomically(path) as file:
-        np.save(file, features, allow_pickle=False)
+    write_array(path, features)
     # Mapped, so that memory holds one shard only. Gone again, if another process has finished the same index.
     found = read_cached_array(path, "r")
     return features if found is None else found

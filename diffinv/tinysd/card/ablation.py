@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from diffinv.artefacts.writing import write_atomically
+from diffinv.artefacts.writing import write_whole
 from diffinv.studies.claims import markdown_table
 from diffinv.tinysd.training.clip_stage import MAX_TOKENS
 from diffinv.tinysd.training.curriculum import Curriculum, Mixture
@@ -26,8 +26,7 @@ from diffinv.tinysd.training.denoiser import (
     new_denoiser,
 )
 from diffinv.tinysd.training.encoded_pairs import PASSES_PER_BLOCK, EncodedBlocks
-from diffinv.tinysd.training.schedules import SCHEDULES
-from diffinv.tinysd.training.training_loop import Schedule, TrainingRun, seeded_initialisation
+from diffinv.tinysd.training.training_loop import SCHEDULES, Schedule, TrainingRun, seeded_initialisation
 
 EVERYWHERE = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3,
@@ -103,8 +102,7 @@ def ablate(
         if name in done:
             continue
         rows.append({"variant": name, **_train(variant, mixture, held_out, pipeline_folder, minutes)})
-        with write_atomically(path, "w") as file:
-            pd.DataFrame(rows).to_csv(file, index=False)
+        write_whole(path, pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(rows)
 
 

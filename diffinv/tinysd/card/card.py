@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from diffinv.artefacts.keys import content_key
-from diffinv.artefacts.writing import provenance, write_atomically, write_json
+from diffinv.artefacts.writing import provenance, write_json, write_whole
 from diffinv.datasets import load_dataset
 from diffinv.figures.image_grids import image_grid
 from diffinv.figures.style import save_figure
@@ -33,11 +33,11 @@ from diffinv.models.checkpoint import quiet_loading
 from diffinv.models.clip import FrozenClip, load_clip
 from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.reproduce.manifest import fingerprint
+from diffinv.studies.estimate import timed
 from diffinv.tinysd.card.inversion import InversionTest, ship_inversion
 from diffinv.tinysd.card.text import card_text, write_notice
 from diffinv.tinysd.corpus.captions import Corpus
 from diffinv.tinysd.training.autoencoder import reconstruction_psnr
-from diffinv.tinysd.training.clip_stage import load_clip_folder, zero_shot_top1
 from diffinv.tinysd.training.curriculum import Mixture
 from diffinv.tinysd.training.denoiser import denoising_loss_by_timestep, mean_denoising_loss
 from diffinv.tinysd.training.training_loop import Schedule
@@ -73,8 +73,8 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
     write_notice(target / "NOTICE", facts)
     evidence = _evidence(work, target, content_key(facts["sha256"], facts["emoji"]["sha256"]))
     if evidence["milestones"]:
-        with write_atomically(target / "logs" / "milestones.csv", "w") as file:
-            pd.DataFrame(evidence["milestones"]).to_csv(file, index=False)
+        table = pd.DataFrame(evidence["milestones"]).to_csv(index=False)
+        write_whole(target / "logs" / "milestones.csv", table)
     figures = {
         **evidence["figures"],
         **speed(load_diffusion(target)),
@@ -86,8 +86,8 @@ def ship(work: Path, pipeline: Path, target: Path, schedules: dict[str, Schedule
         target / "card.json",
         {"figures": figures, "training": training, "note": note, "evidence": evidence, **provenance()},
     )
-    with write_atomically(target / "README.md", "w") as file:
-        file.write(card_text(target, figures, training, facts, note) + "\n" + evidence["inversion"])
+    said = card_text(target, figures, training, facts, note)
+    write_whole(target / "README.md", said + "\n" + evidence["inversion"])
     return target
 
 
@@ -115,16 +115,14 @@ def measure(corpus_folder: Path, target: Path) -> dict[str, float]:
     fine = Mixture.load(corpus_folder, "held_out", 64)
     held_out, trained = mixture.icons, Corpus.load(corpus_folder, "train", 32)
     test = load_dataset("icons10", split="test")
-    clip_model, tokenizer = load_clip_folder(target)
     clip, diffusion = load_clip(target), load_diffusion(target)
     vae = AutoencoderKL.from_pretrained(target / "vae").float().eval()
-    names = [test.class_names[label] for label in test.labels]
     figures = {
         "autoencoder PSNR on held-out icons (dB)": reconstruction_psnr(vae, held_out),
         "autoencoder PSNR on held-out icons at 64 px (dB)": reconstruction_psnr(vae, fine.icons),
         "autoencoder PSNR on held-out emoji (dB)": reconstruction_psnr(vae, mixture.emoji),
-        "CLIP zero-shot top-1 on icons10's test split": zero_shot_top1(
-            clip_model.float(), tokenizer, test.images.astype(np.float32) / 255, names
+        "CLIP zero-shot top-1 on icons10's test split": named_right(
+            clip, test.class_names, test.images, test.labels
         ),
         **_sample_figures(clip, diffusion, held_out, trained),
         "icons of its own training that CLIP names right among all concepts": named_right(
@@ -145,15 +143,17 @@ def draw_concepts(
     diffusion: FrozenDiffusion, concepts: list[str], wanted: np.ndarray, sampling: Sampling
 ) -> np.ndarray:
     """Draw an icon, uint8 ``[n, side, side, 3]``, of the concept of each number in ``wanted``."""
-    prompts = [f"a {concepts[index]} icon" for index in wanted]
-    streams = [stream(0, "card", prompt, index) for index, prompt in enumerate(prompts)]
-    return sample(
-        diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
-    )
+    return _draw(diffusion, [f"a {concepts[index]} icon" for index in wanted], sampling, "card")
+
+
+def _draw(diffusion: FrozenDiffusion, prompts: list[str], sampling: Sampling, key: str) -> np.ndarray:
+    streams = [stream(0, key, prompt, index) for index, prompt in enumerate(prompts)]
+    conditioning, empty = (diffusion.encode_prompt(each) for each in (prompts, [""]))
+    return sample(diffusion, conditioning, empty, sampling, streams)
 
 
 def named_right(
-    clip: FrozenClip, concepts: list[str], images: np.ndarray, numbers: np.ndarray, *, within: int = 1
+    clip: FrozenClip, concepts: Sequence[str], images: np.ndarray, numbers: np.ndarray, *, within: int = 1
 ) -> float:
     """Share of images whose concept is among the first ``within`` that CLIP names, of all concepts."""
     labels = clip.text_features([f"a {name} icon" for name in concepts])
@@ -171,7 +171,7 @@ def measure_milestones(work: Path, target: Path) -> list[dict[str, float]]:
     for samples, path in sorted(kept.items()):
         diffusion.unet.load_state_dict(load_file(path))
         drawn = draw_concepts(diffusion, concepts, wanted, SAMPLING)
-        loss = mean_denoising_loss(diffusion.unet, target, held_out, swapped=False)
+        loss = mean_denoising_loss(diffusion.unet, target, held_out)
         right = named_right(clip, concepts, drawn, wanted)
         rows.append({"samples": samples, "held_out_loss": loss, "named_right": right})
     return rows
@@ -220,31 +220,26 @@ def speed(diffusion: FrozenDiffusion, *, count: int = 128, repeats: int = 3) -> 
     real = load_dataset("icons10", split="test").subset(range(count))
     settings = Inversion(steps_per_image=5 * repeats + 1, batch_size=count)
     together = replace(SAMPLING, batch_size=count)
-    updates, started = [], time.perf_counter()
-    for step in inversion_steps(diffusion, real, settings):
-        now = time.perf_counter()
-        if step.step > 1:  # the first one also encodes the images
-            updates.append((now - started) / count)
-        started = now
-    samples = []
-    for _ in range(repeats):
-        started = time.perf_counter()
+    steps = inversion_steps(diffusion, real, settings)
+    next(steps)  # which also encodes the images
+
+    def draw() -> None:
         prompts = diffusion.encode_prompt(["a star icon"] * count)
         sample(diffusion, prompts, prompts[:1], together, [stream(0, index) for index in range(count)])
-        samples.append((time.perf_counter() - started) / count)
+
+    def milliseconds(work: Callable[[], Any], times: int) -> float:
+        return 1000 * float(np.median([timed(work, diffusion.device) for _ in range(times)])) / count
+
     return {
-        "one inversion update (ms per image)": 1000 * float(np.median(updates)),
-        "one 20-step guided sample (ms)": 1000 * float(np.median(samples)),
+        "one inversion update (ms per image)": milliseconds(lambda: next(steps), 5 * repeats),
+        "one 20-step guided sample (ms)": milliseconds(draw, repeats),
     }
 
 
 def _draw_samples(diffusion: FrozenDiffusion, target: Path, name: str, sampling: Sampling) -> None:
     columns = 6
     prompts = [prompt for prompt in SHOWN_PROMPTS for _ in range(columns)]
-    streams = [stream(0, "sheet", prompt, index) for index, prompt in enumerate(prompts)]
-    images = sample(
-        diffusion, diffusion.encode_prompt(prompts), diffusion.encode_prompt([""]), sampling, streams
-    )
+    images = _draw(diffusion, prompts, sampling, "sheet")
     grid = images.reshape(len(SHOWN_PROMPTS), columns, *images.shape[1:])
     figure, ax = plt.subplots(figsize=(5.9, 6.4), layout="compressed")
     image_grid(ax, grid, row_labels=list(SHOWN_PROMPTS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -106,9 +107,7 @@ def summary(rows: pd.DataFrame, num_tokens: int) -> pd.DataFrame:
     table["loss_empty_prompt"] = by_dataset[EMPTY_PROMPT]["loss"].mean()
     for updates, own in learned.groupby("updates"):
         table[f"loss_after_{updates:.0f}"] = own.groupby("dataset", sort=False)["loss"].mean()
-    table["verdict"] = [
-        verdict(low, high, margin=0) for low, high in zip(table["low"], table["high"], strict=True)
-    ]
+    table["verdict"] = list(map(partial(verdict, margin=0), table["low"], table["high"]))
     return table.reset_index()
 
 

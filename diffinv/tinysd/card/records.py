@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffinv.tinysd.card.text import GOALS
+from diffinv.tinysd.card.text import goal_of
 
 LEVEL = re.compile(r"denoising loss at timestep (?P<timestep>\d+)(?P<where>.*)")
 
@@ -27,12 +27,8 @@ def read_logs(folder: Path) -> pd.DataFrame:
 def card_figures(folder: Path) -> pd.DataFrame:
     """The rows ``figure, value, goal, met`` of a shipped model's card; blank where there is no goal."""
     figures = json.loads((Path(folder) / "card.json").read_text())["figures"]
-    rows = []
-    for name, value in figures.items():
-        goal, is_met = GOALS.get(name, ("", None))
-        met = "" if is_met is None else "yes" if is_met(value) else "no"
-        rows.append({"figure": name, "value": value, "goal": goal, "met": met})
-    return pd.DataFrame(rows)
+    rows = [(name, value, *goal_of(name, value)) for name, value in figures.items()]
+    return pd.DataFrame(rows, columns=["figure", "value", "goal", "met"])
 
 
 def loss_by_timestep(folder: Path) -> pd.DataFrame:

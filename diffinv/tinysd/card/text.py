@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffinv.artefacts.writing import write_atomically
+from diffinv.artefacts.writing import write_whole
 from diffinv.studies.claims import markdown_table
 from diffinv.tinysd.card import ablation
 
@@ -21,6 +21,12 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "one 20-step guided sample (ms)": ("<= 60", lambda value: value <= 60),
     "size of the shipped files (MB)": ("<= 25", lambda value: value <= 25),
 }
+
+
+def goal_of(figure: str, value: float) -> tuple[str, str]:
+    """The goal of a figure of the card, and "yes" or "no" for whether it is met; blank where it has none."""
+    goal, is_met = GOALS.get(figure, ("", None))
+    return goal, "" if is_met is None else "yes" if is_met(value) else "no"
 
 
 def write_notice(path: Path, facts: dict) -> None:
@@ -37,8 +43,7 @@ def write_notice(path: Path, facts: dict) -> None:
                 f"{entry['name']} ({name}), {entry['author']}, {entry['licence']}, "
                 f"{entry['icons']} {kind}, {part}, {entry['url']}"
             )
-    with write_atomically(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def outlook(log: Path, milestones: Path, shipped_right: float) -> str:
@@ -79,27 +84,27 @@ def card_text(
     folder: Path, figures: dict[str, float], training: dict[str, dict[str, float]], facts: dict, note: str
 ) -> str:
     """Write the card of the shipped ``folder`` as Markdown."""
-
-    def row(name: str, value: float) -> str:
-        goal, met = GOALS.get(name, ("", lambda _: True))
-        return f"| {name} | {value:.4g} | {goal} | {('yes' if met(value) else '**no**') if goal else ''} |"
-
-    missed = [name for name, (_, met) in GOALS.items() if not met(figures[name])]
+    rows = [(name, f"{value:.4g}", *goal_of(name, value)) for name, value in figures.items()]
+    missed = [name for name in GOALS if goal_of(name, figures[name])[1] == "no"]
     scale = (
         "All goals are met: this is TinySD at release scale."
         if not missed
         else "Not at release scale yet. Goals not met: " + "; ".join(missed) + "."
     )
-    stages = "\n".join(
-        f"| {stage} | {int(entry['samples']):,} of {int(entry['planned_samples']):,} "
-        f"| {entry['seconds'] / 60:.0f} | {entry.get('loss', float('nan')):.4f} |"
+    stages = [
+        (
+            stage,
+            f"{int(entry['samples']):,} of {int(entry['planned_samples']):,}",
+            f"{entry['seconds'] / 60:.0f}",
+            f"{entry.get('loss', float('nan')):.4f}",
+        )
         for stage, entry in training.items()
-    )
+    ]
     named_right = figures["samples that CLIP names right among all concepts"]
     icons, concepts = facts["icons"], facts["concepts"]
     num_emoji = facts["emoji"]["icons"]["train"]
     variants = _variants(folder / "logs" / "ablation.csv")
-    measured = "\n".join(row(name, value) for name, value in figures.items())
+    measured = [(*row, "**no**" if met == "no" else met) for *row, met in rows]
     return f"""# TinySD
 
 A complete Stable Diffusion in miniature, in diffusers layout: autoencoder (f = 4, four latent channels), a
@@ -119,18 +124,14 @@ icons: `{facts["sha256"]}`, of the emoji:
 `{facts["emoji"]["sha256"]}`.
 Licences of all sets: `NOTICE`. Loss curves: `logs/*.jsonl`.
 
-| stage | samples seen, of the recipe's | minutes | last loss |
-| --- | --- | --- | --- |
-{stages}
+{markdown_table(("stage", "samples seen, of the recipe's", "minutes", "last loss"), stages)}
 
 {note}
 {outlook(folder / "logs" / "unet.jsonl", folder / "logs" / "milestones.csv", named_right)}
 {variants}
 ## Measured on held-out icon sets
 
-| figure | value | goal | met |
-| --- | --- | --- | --- |
-{measured}
+{markdown_table(("figure", "value", "goal", "met"), measured)}
 
 "All concepts" are the {concepts["held_out"]:,} of them that held-out sets show too. Times are of the
 machine that wrote this card. Again: `diffinv pretrain --stage card`.

@@ -1,9 +1,6 @@
 """What an icon's name says: its concept and its style; and the words that no training caption speaks."""
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
 
 STYLE_WORDS = {
     "outline": "outline", "outlined": "outline", "line": "outline", "linear": "outline", "o": "outline",
@@ -58,18 +55,8 @@ BRANDS = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class IconName:
-    """What an icon's name says: the concept and the style words."""
-
-    concept: str
-    style: str
-
-    @classmethod
-    def parse(cls, name: str) -> IconName:
-        """Split ``heart-outline-24`` into the concept ``heart`` and the style ``outline``."""
-        words = [
-            word for word in re.split(r"[-_]", name.lower()) if word and not re.fullmatch(r"\d+(px)?", word)
-        ]
-        styles = dict.fromkeys(STYLE_WORDS[word] for word in words if STYLE_WORDS.get(word))
-        return cls(" ".join(word for word in words if word not in STYLE_WORDS), " ".join(styles))
+def parse_icon_name(name: str) -> tuple[str, str]:
+    """Split ``heart-outline-24`` into the concept ``heart`` and the style ``outline``."""
+    words = [word for word in re.split(r"[-_]", name.lower()) if not re.fullmatch(r"(\d+(px)?)?", word)]
+    styles = dict.fromkeys(STYLE_WORDS[word] for word in words if STYLE_WORDS.get(word))
+    return " ".join(word for word in words if word not in STYLE_WORDS), " ".join(styles)

@@ -16,20 +16,21 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from diffinv.artefacts.writing import write_atomically, write_json
+from diffinv.artefacts.writing import write_array, write_atomically, write_json
 from diffinv.tinysd.corpus.concepts import (
     BRANDS,
     ICONS10,
     NOVEL10,
     UNSPOKEN_WORDS,
     UNSPOKEN_WORDS_OF_WIDER,
-    IconName,
+    parse_icon_name,
 )
 from diffinv.tinysd.embedded.near_duplicates import drop_evaluated_shapes, drop_near_duplicates
 
@@ -39,8 +40,8 @@ LICENCES = frozenset({
     "MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "BSD-2-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0",
     "OFL-1.1", "Unlicense", "MPL-2.0",
 })  # fmt: skip
-# A package folder, an icon set and names of its icons become one picture each.
-Renderer = Callable[[Path, str, list[str]], Iterator[np.ndarray]]
+# Each array of a corpus with the table of its rows, and with the facts that hold the checksum of both.
+FILES = {"masks": ("icons", "corpus"), "emoji": ("emoji", "emoji")}
 # Any number would do; the shipped weights and datasets belong to the third that this one holds out.
 HOLD_OUT_SALT = 222
 
@@ -106,9 +107,9 @@ def list_icons(package: Path) -> pd.DataFrame:
     for icon_set in collections(package):
         icons = json.loads((package / "json" / f"{icon_set}.json").read_text())["icons"]
         for name, icon in icons.items():
-            parsed = IconName.parse(name)
-            if parsed.concept and not icon.get("hidden"):
-                rows.append((icon_set, name, parsed.concept, parsed.style, held_out(icon_set)))
+            concept, style = parse_icon_name(name)
+            if concept and not icon.get("hidden"):
+                rows.append((icon_set, name, concept, style, held_out(icon_set)))
     return pd.DataFrame(rows, columns=["icon_set", "name", "concept", "style", "held_out"])
 
 
@@ -147,12 +148,6 @@ def select_icons(icons: pd.DataFrame, num_concepts: int, num_wider: int = 0) -> 
     return pd.concat(parts, ignore_index=True)
 
 
-def render_masks(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
-    """Draw icons of one set as alpha masks, ``uint8 [64, 64]``; what cannot be drawn gives an empty mask."""
-    for picture in render_pictures(package, icon_set, names):
-        yield picture[:, :, 3]
-
-
 def render_pictures(package: Path, icon_set: str, names: list[str]) -> Iterator[np.ndarray]:
     """Draw icons of one set in colour, ``uint8 [64, 64, 4]``, alpha last and not multiplied into the colours.
 
@@ -181,9 +176,8 @@ def render_pictures(package: Path, icon_set: str, names: list[str]) -> Iterator[
         yield np.asarray(canvas)
 
 
-def _render_set(job: tuple[Renderer, Path, str, list[str]]) -> np.ndarray:
-    render, package, icon_set, names = job
-    return np.stack(list(render(package, icon_set, names)))
+def _render_set(job: tuple[Path, str, list[str]], channels: int | slice) -> np.ndarray:
+    return np.stack([picture[..., channels] for picture in render_pictures(*job)])
 
 
 def build_corpus(
@@ -209,17 +203,18 @@ def build_corpus(
     icons = icons[((coverage > 0.02) & (coverage < 0.95))[icons["mask"]]]
     icons = drop_near_duplicates(icons, masks).reset_index(drop=True)
     icons = drop_evaluated_shapes(icons, masks).reset_index(drop=True)
-    with write_atomically(folder / "masks.npy") as file:
-        np.save(file, masks, allow_pickle=False)
-    with write_atomically(folder / "icons.parquet") as file:
-        icons.to_parquet(file)
-    facts = {
-        "iconify_version": ICONIFY_VERSION,
-        "sha256": corpus_digest(masks, icons),
-        **count_parts(icons),
-        "sets": describe_sets(collections(package), icons),
-    }
-    write_json(folder / "corpus.json", facts)
+    sets = describe_sets(collections(package), icons)
+    return write_corpus(folder, "masks", masks, icons, {**count_parts(icons), "sets": sets})
+
+
+def write_corpus(folder: Path, array: str, pictures: np.ndarray, rows: pd.DataFrame, facts: dict) -> Path:
+    """Write an array, the table of its rows and, last, what is known of both, under the names in `FILES`."""
+    table, record = FILES[array]
+    write_array(folder / f"{array}.npy", pictures)
+    with write_atomically(folder / f"{table}.parquet") as file:
+        rows.to_parquet(file)
+    known = {"iconify_version": ICONIFY_VERSION, "sha256": corpus_digest(pictures, rows)}
+    write_json(folder / f"{record}.json", {**known, **facts})
     return folder
 
 
@@ -235,19 +230,19 @@ def count_parts(icons: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def draw_icons(
-    package: Path, icons: pd.DataFrame, workers: int, *, render: Renderer = render_masks
+    package: Path, icons: pd.DataFrame, workers: int, *, channels: int | slice = 3
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Draw every icon once: ``icons`` with the row of its mask in ``mask``, and masks ``[icon, 64, 64]``.
 
-    With ``render_pictures``, pictures ``[icon, 64, 64, 4]``.
+    Of other ``channels`` than alpha alone, pictures ``[icon, 64, 64, channel]``.
     """
     unique = icons.drop_duplicates(["icon_set", "name"]).sort_values(["icon_set", "name"])
     jobs = [
-        (render, package, icon_set, group["name"].tolist())
+        (package, icon_set, group["name"].tolist())
         for icon_set, group in unique.groupby("icon_set", sort=True)
     ]
     with ProcessPoolExecutor(workers) as pool:
-        masks = np.concatenate(list(pool.map(_render_set, jobs)))
+        masks = np.concatenate(list(pool.map(partial(_render_set, channels=channels), jobs)))
     row_of = {key: row for row, key in enumerate(zip(unique["icon_set"], unique["name"], strict=True))}
     rows = [row_of[key] for key in zip(icons["icon_set"], icons["name"], strict=True)]
     return icons.assign(mask=rows), masks

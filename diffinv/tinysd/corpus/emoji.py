@@ -13,28 +13,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, UInt8
 
-from diffinv.artefacts.writing import write_atomically, write_json
 from diffinv.tinysd.corpus.captions import COLOURS, WORD_DROP_SHARE, draw_colour, luminance
 from diffinv.tinysd.corpus.concepts import UNSPOKEN_WORDS
-from diffinv.tinysd.corpus.corpus import (
-    ICONIFY_VERSION,
-    corpus_digest,
-    describe_sets,
-    draw_icons,
-    fetch_iconify,
-    free_sets,
-    render_pictures,
-)
+from diffinv.tinysd.corpus.corpus import describe_sets, draw_icons, fetch_iconify, free_sets, write_corpus
 from diffinv.tinysd.corpus.emoji_names import EmojiNames
 
-TRAIN_SETS = (
-    "noto",
-    "noto-v1",
-    "fluent-emoji-flat",
-    "fluent-emoji",
-    "emojione",
-    "streamline-emojis",
-)
+TRAIN_SETS = ("noto", "noto-v1", "fluent-emoji-flat", "fluent-emoji", "emojione", "streamline-emojis")
 HELD_OUT_SETS = ("twemoji", "fxemoji")
 MIN_COVERAGE = 0.02
 # Mean absolute difference of colours and alpha, as for the icons' masks.
@@ -77,24 +61,17 @@ def build_emoji(folder: Path, *, package: Path | None = None, workers: int = 2) 
     emoji = list_emoji(package)
     if set(emoji["part"]) != {"train", "held_out"}:
         raise ValueError(f"{package} lacks the emoji to train on: unpack the whole @iconify/json there.")
-    emoji, pictures = draw_icons(package, emoji, workers, render=render_pictures)
+    emoji, pictures = draw_icons(package, emoji, workers, channels=slice(None))
     pictures = pictures[emoji.pop("mask")]
     keep = pictures[..., 3].mean((1, 2)) > MIN_COVERAGE * 255
     keep[keep] = is_new(emoji[keep], pictures[keep])
     emoji, pictures = emoji[keep].reset_index(drop=True), pictures[keep]
-    with write_atomically(folder / "emoji.npy") as file:
-        np.save(file, pictures, allow_pickle=False)
-    with write_atomically(folder / "emoji.parquet") as file:
-        emoji.to_parquet(file)
     facts = {
-        "iconify_version": ICONIFY_VERSION,
-        "sha256": corpus_digest(pictures, emoji),
         "icons": emoji["part"].value_counts().to_dict(),
         "kinds": emoji.groupby("part")["kind"].value_counts().unstack(0, fill_value=0).to_dict(),
         "sets": describe_sets(free_sets(package), emoji, is_held_out),
     }
-    write_json(folder / "emoji.json", facts)
-    return folder
+    return write_corpus(folder, "emoji", pictures, emoji, facts)
 
 
 def is_new(emoji: pd.DataFrame, pictures: UInt8[np.ndarray, "emoji height width 4"]) -> np.ndarray:
@@ -127,13 +104,13 @@ def brightness(pictures: UInt8[np.ndarray, "emoji height width 4"]) -> Float[np.
 
 
 def draw_background(
-    generator: np.random.Generator, emoji_brightness: float, contrast: float = MIN_LUMINANCE_DIFFERENCE
+    generator: np.random.Generator, emoji_brightness: float
 ) -> tuple[str, Float[np.ndarray, "3"]]:
-    """Draw a named colour, and a shade of it whose luminance is ``contrast`` or more from an emoji's mean."""
+    """Draw a named colour, and a shade of it whose luminance is far enough from an emoji's mean."""
     while True:
         name = str(generator.choice(list(COLOURS)))
         colour = draw_colour(generator, name)
-        if abs(luminance(colour) - emoji_brightness) >= contrast:
+        if abs(luminance(colour) - emoji_brightness) >= MIN_LUMINANCE_DIFFERENCE:
             return name, colour
 
 

@@ -92,15 +92,13 @@ class EmojiNames:
         """
         stem = re.sub(r"-\d+$", "", name)
         for spelling in (_glued(stem), f"{_glued(stem)}face"):
-            if (words := self.words.get(spelling)) and (spelling == _glued(stem) or self._is_face(words)):
+            words = self.words.get(spelling)
+            if words and (spelling == _glued(stem) or self.kinds[words] == "face"):
                 return words, self.kinds[words]
         if category == "Flags" and (flag := FLAG.fullmatch(stem)):
             words = _words(flag[1])
             return (words if "flag" in words else f"{words} flag"), "flag"
         return None
-
-    def _is_face(self, words: str) -> bool:
-        return self.kinds[words] == "face"
 
 
 def _words(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from jaxtyping import Float, UInt8
 
-from diffinv.artefacts.writing import write_atomically, write_json
 from diffinv.datasets.embedded import FOLDER
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.models.checkpoint import EMBEDDED
 from diffinv.synthesizers.retrieval.pools import EMBEDDED_POOL, EncodedPool
 from diffinv.tinysd.corpus.captions import COLOURS, draw_colour
-from diffinv.tinysd.corpus.corpus import RENDER_RESOLUTION, corpus_digest, count_parts, family
+from diffinv.tinysd.corpus.corpus import RENDER_RESOLUTION, count_parts, family, write_corpus
 
 POOL = FOLDER / EMBEDDED_POOL / "pool.parquet"
 RESOLUTION = 32
@@ -50,15 +48,9 @@ def build_miniature_corpus(folder: Path, *, seed: int = 0) -> Path:
     table = pd.DataFrame(icons, columns=["icon_set", "name", "concept", "style", "held_out", "mask"])
     table = table.assign(part=np.where(table["held_out"], "held_out", "train"), label="")
     # The other stages average the stored masks down to the resolution that they want.
-    stored = (
-        np.stack(masks).repeat(RENDER_RESOLUTION // RESOLUTION, 1).repeat(RENDER_RESOLUTION // RESOLUTION, 2)
-    )
-    with write_atomically(folder / "masks.npy") as file:
-        np.save(file, stored, allow_pickle=False)
-    with write_atomically(folder / "icons.parquet") as file:
-        table.to_parquet(file)
-    write_json(folder / "corpus.json", _facts(table, stored))
-    return folder
+    factor = RENDER_RESOLUTION // RESOLUTION
+    stored = np.stack(masks).repeat(factor, 1).repeat(factor, 2)
+    return write_corpus(folder, "masks", stored, table, _facts(table))
 
 
 def held_out(icon_set: str, seed: int) -> bool:
@@ -113,18 +105,11 @@ def _distance(colour: Float[np.ndarray, "3"], shades: Float[np.ndarray, "shade 3
     return float(np.square(shades - colour).sum(axis=1).min())
 
 
-def _facts(icons: pd.DataFrame, masks: np.ndarray) -> dict:
-    """What ``corpus.json`` says of a corpus, its sets described as in that of the shipped weights."""
+def _facts(icons: pd.DataFrame) -> dict:
+    """What ``corpus.json`` says of the icons, their sets described as in that of the shipped weights."""
     shipped = json.loads((EMBEDDED / "corpus.json").read_text())
-    counts = icons.groupby("icon_set").size()
-    out = icons.groupby("icon_set")["held_out"].first()
-    sets: Sequence[str] = [str(name) for name in counts.index]
-    return {
-        "iconify_version": shipped["iconify_version"],
-        "sha256": corpus_digest(masks, icons),
-        **count_parts(icons),
-        "sets": {
-            name: {**shipped["sets"][name], "held_out": bool(out[name]), "icons": int(counts[name])}
-            for name in sets
-        },
+    sets = {
+        str(name): {**shipped["sets"][name], "held_out": bool(own["held_out"].iloc[0]), "icons": len(own)}
+        for name, own in icons.groupby("icon_set")
     }
+    return {"iconify_version": shipped["iconify_version"], **count_parts(icons), "sets": sets}

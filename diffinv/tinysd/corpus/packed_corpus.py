@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import lzma
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from diffinv.artefacts.writing import write_atomically
-from diffinv.tinysd.corpus.corpus import corpus_digest
+from diffinv.artefacts.writing import write_array, write_atomically, write_whole
+from diffinv.tinysd.corpus.corpus import FILES, corpus_digest
 
 ROWS_PER_PIECE = 8192
-# Each array with the table of its rows, and with the facts that hold the checksum of both.
-PARTS = {"masks": ("icons", "corpus"), "emoji": ("emoji", "emoji")}
 
 
 def pack_corpus(folder: Path, target: Path) -> list[Path]:
@@ -27,7 +24,7 @@ def pack_corpus(folder: Path, target: Path) -> list[Path]:
     A piece has ``ROWS_PER_PIECE`` pictures: about 1 MB of masks, 8 MB of emoji.
     """
     pieces = []
-    for array, (table, facts) in PARTS.items():
+    for array, (table, facts) in FILES.items():
         stored = np.load(folder / f"{array}.npy", mmap_mode="r", allow_pickle=False)
         for number, start in enumerate(range(0, len(stored), ROWS_PER_PIECE)):
             path = target / f"{array}-{number:03d}.npy.xz"
@@ -37,8 +34,7 @@ def pack_corpus(folder: Path, target: Path) -> list[Path]:
                 )
             pieces.append(path)
         for name in (f"{table}.parquet", f"{facts}.json"):
-            with write_atomically(target / name) as file, (folder / name).open("rb") as source:
-                shutil.copyfileobj(source, file)
+            write_whole(target / name, (folder / name).read_bytes())
     return pieces
 
 
@@ -47,7 +43,7 @@ def unpack_corpus(source: Path, folder: Path) -> Path:
 
     ValueError, one sentence, for a piece that is missing, broken or of another corpus.
     """
-    for array, (table, facts) in PARTS.items():
+    for array, (table, facts) in FILES.items():
         pieces = sorted(source.glob(f"{array}-*.npy.xz"))
         rows, record = source / f"{table}.parquet", source / f"{facts}.json"
         if not pieces or not rows.is_file() or not record.is_file():
@@ -58,11 +54,9 @@ def unpack_corpus(source: Path, folder: Path) -> Path:
                 f"the {array} in {source} are not those that were packed: a piece is missing or of another "
                 "corpus; copy the folder again."
             )
-        with write_atomically(folder / f"{array}.npy") as file:
-            np.save(file, stored, allow_pickle=False)
+        write_array(folder / f"{array}.npy", stored)
         for path in (rows, record):
-            with write_atomically(folder / path.name) as file:
-                file.write(path.read_bytes())
+            write_whole(folder / path.name, path.read_bytes())
     return folder
 
 

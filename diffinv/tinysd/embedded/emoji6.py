@@ -9,11 +9,15 @@ import pandas as pd
 from jaxtyping import Float, UInt8
 
 from diffinv.artefacts.writing import write_json
-from diffinv.datasets.decoding import encode_png
-from diffinv.datasets.parquet import write_parquet
 from diffinv.foundation.randomness import numpy_stream
 from diffinv.tinysd.corpus.emoji import EmojiCorpus, brightness, draw_background, lay_on
-from diffinv.tinysd.embedded.icons import SHARES, drop_shared_between_splits, write_notice
+from diffinv.tinysd.embedded.icons import (
+    SHARES,
+    choose_evenly,
+    drop_shared_between_splits,
+    write_notice,
+    write_pictures,
+)
 
 NAME = "emoji6"
 RESOLUTION = 32
@@ -34,22 +38,17 @@ def build(corpus_folder: Path, folder: Path, *, seed: int = 0) -> Path:
     emoji = corpus.icons.assign(
         label=corpus.icons["kind"].map({kind: name for name, kind in CLASSES.items()})
     )
-    emoji = emoji[emoji["label"].notna().to_numpy() & drawn_once(corpus)]
+    # The first with its drawing, which the flags of territories share.
+    is_first = ~pd.Series([picture.tobytes() for picture in corpus.pictures]).duplicated().to_numpy()
+    emoji = emoji[emoji["label"].notna().to_numpy() & is_first]
     emoji = emoji.assign(split=split_by_name(emoji, seed))
     emoji = drop_shared_between_splits(emoji, shapes(corpus.pictures[emoji.index]))
-    counts = emoji.groupby(["label", "split"]).size().unstack(fill_value=0)
-    counts = counts.reindex(index=[*CLASSES], columns=[*SHARES], fill_value=0)
-    if counts.to_numpy().min() == 0:
+    chosen = choose_evenly(emoji, sorted(CLASSES), MOST_PER_CLASS, NAME, seed)
+    if not chosen:
         raise ValueError(f"{corpus_folder} has too few emoji for {NAME}: a class is missing in a split.")
-    sizes = {split: int(min(MOST_PER_CLASS[split], counts[split].min())) for split in sorted(SHARES)}
-    chosen = [
-        group.index[numpy_stream(seed, NAME, split, label).permutation(len(group))[: sizes[split]]]
-        for (split, label), group in emoji.groupby(["split", "label"])
-    ]
-    emoji = emoji.loc[np.concatenate(chosen)]
-    for split, rows in emoji.groupby("split"):
-        _write_split(folder, corpus, rows, str(split), seed)
-    write_notice(folder, corpus, emoji, NAME, changes="laid on plain colours")
+    for split, rows in chosen.items():
+        _write_split(folder, corpus, rows, split, seed)
+    write_notice(folder, corpus, pd.concat(chosen), NAME, changes="laid on plain colours")
     write_json(
         folder / "dataset.json",
         {
@@ -57,7 +56,7 @@ def build(corpus_folder: Path, folder: Path, *, seed: int = 0) -> Path:
             "description": "emoji of six kinds, by two vendors that the embedded generator never saw",
             "class_names": sorted(CLASSES),
             "resolution": RESOLUTION,
-            "images_per_class": sizes,
+            "images_per_class": {split: len(rows) // len(CLASSES) for split, rows in chosen.items()},
             "split_seed": seed,
             "source": f"open-source emoji of @iconify/json {corpus.facts['iconify_version']}, see NOTICE",
             "licence": "permissive, by vendor: see NOTICE",
@@ -79,33 +78,18 @@ def split_by_name(emoji: pd.DataFrame, seed: int) -> list[str]:
     return [split_of[key] for key in zip(emoji["label"], names, strict=True)]
 
 
-def drawn_once(corpus: EmojiCorpus) -> np.ndarray:
-    """Say which emoji are the first with their drawing, which the flags of territories share."""
-    return ~pd.Series([picture.tobytes() for picture in corpus.pictures]).duplicated().to_numpy()
-
-
-def shapes(
-    pictures: UInt8[np.ndarray, "emoji height width 4"],
-) -> Float[np.ndarray, "emoji height width"]:
+def shapes(pictures: UInt8[np.ndarray, "emoji height width 4"]) -> Float[np.ndarray, "emoji height width"]:
     """What the perceptual hash looks at: where something is drawn, and how bright it is there."""
     values = pictures / np.float32(255)
     return (values[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) + values[..., 3]) / 2
 
 
 def _write_split(folder: Path, corpus: EmojiCorpus, emoji: pd.DataFrame, split: str, seed: int) -> None:
-    encoded, ids = [], []
+    pictures, ids = [], []
     for row, entry in emoji.iterrows():
         generator = numpy_stream(seed, "background", entry["icon_set"], entry["name"])
         # More contrast would tell the class: a yellow face would be on dark colours only.
         _, colour = draw_background(generator, brightness(corpus.pictures[[row]])[0])
-        pixels = lay_on(corpus.pictures[[row]], colour[None])[0]
-        encoded.append(encode_png((pixels * 255).round().astype(np.uint8)))
+        pictures.append(lay_on(corpus.pictures[[row]], colour[None])[0])
         ids.append(f"{split}/{entry['label']}/{entry['icon_set']}-{entry['name']}")
-    write_parquet(
-        folder / f"{split}.parquet",
-        encoded=encoded,
-        paths=[f"{image_id}.png" for image_id in ids],
-        labels=[sorted(CLASSES).index(label) for label in emoji["label"]],
-        ids=ids,
-        class_names=sorted(CLASSES),
-    )
+    write_pictures(folder / f"{split}.parquet", pictures, ids, sorted(CLASSES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Shaped
 from scipy.fft import dctn
 
-from diffinv.artefacts.writing import write_atomically, write_json
+from diffinv.artefacts.writing import write_json, write_whole
 from diffinv.datasets.decoding import encode_png
 from diffinv.datasets.parquet import write_parquet
 from diffinv.foundation.randomness import numpy_stream
@@ -96,22 +97,11 @@ def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Pat
     icons = icons.assign(split=[split_of(icon_set, salt) for icon_set in icons["icon_set"]])
     icons = drop_shared_between_splits(icons, corpus.masks / 255)
     class_names = sorted(icons["label"].unique())
-    counts = (
-        icons.groupby(["label", "split"])
-        .size()
-        .unstack(fill_value=0)
-        .reindex(columns=[*SHARES], fill_value=0)
-    )
-    if counts.empty or counts.to_numpy().min() == 0:
+    chosen = choose_evenly(icons, class_names, MOST_ICONS_PER_CLASS, name, seed)
+    if not chosen:
         raise ValueError(f"{corpus_folder} has too few icon sets for {name}: a class is missing in a split.")
-    sizes = {split: int(min(MOST_ICONS_PER_CLASS[split], counts[split].min())) for split in sorted(SHARES)}
-    for split, size in sizes.items():
-        rows = icons[icons["split"] == split]
-        chosen = [
-            group.index[numpy_stream(seed, name, split, label).permutation(len(group))[:size]]
-            for label, group in rows.groupby("label")
-        ]
-        _write_split(folder, corpus, icons.loc[np.concatenate(chosen)], split, class_names, seed)
+    for split, rows in chosen.items():
+        _write_split(folder, corpus, rows, split, class_names, seed)
     write_notice(folder, corpus, icons, name)
     write_json(
         folder / "dataset.json",
@@ -120,7 +110,9 @@ def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Pat
             "description": DESCRIPTIONS[name],
             "class_names": class_names,
             "resolution": RESOLUTION,
-            "images_per_class": {split: COLOURINGS * size for split, size in sizes.items()},
+            "images_per_class": {
+                split: COLOURINGS * len(rows) // len(class_names) for split, rows in chosen.items()
+            },
             "split_seed": seed,
             "source": f"open-source icon sets of @iconify/json {corpus.facts['iconify_version']}, see NOTICE",
             "licence": "permissive, by icon set: see NOTICE",
@@ -129,35 +121,54 @@ def build(corpus_folder: Path, name: str, folder: Path, *, seed: int = 0) -> Pat
     return folder
 
 
+def choose_evenly(
+    rows: pd.DataFrame, class_names: Sequence[str], most: Mapping[str, int], name: str, seed: int
+) -> dict[str, pd.DataFrame]:
+    """For each split as many random rows of every class, up to ``most``; {} if a class has none."""
+    counts = rows.groupby(["label", "split"]).size().unstack(fill_value=0)
+    counts = counts.reindex(index=class_names, columns=[*SHARES], fill_value=0)
+    if counts.empty or counts.to_numpy().min() == 0:
+        return {}
+    chosen = {}
+    for split in sorted(SHARES):
+        size = min(most[split], counts[split].min())
+        places = [
+            group.index[numpy_stream(seed, name, split, label).permutation(len(group))[:size]]
+            for label, group in rows[rows["split"] == split].groupby("label")
+        ]
+        chosen[split] = rows.loc[np.concatenate(places)]
+    return chosen
+
+
 def _write_split(
     folder: Path, corpus: Corpus, icons: pd.DataFrame, split: str, class_names: list[str], seed: int
 ) -> None:
-    encoded, labels, ids = [], [], []
+    pictures, ids = [], []
     for row, icon in icons.iterrows():
         for copy in range(COLOURINGS):
             generator = numpy_stream(seed, "colouring", icon["icon_set"], icon["name"], copy)
             _, front, _, back = draw_colour_pair(generator, bright_on_dark=True)
-            pixels = colour_in(corpus.masks[row], front, back)
-            encoded.append(encode_png((pixels * 255).round().astype(np.uint8)))
-            labels.append(class_names.index(icon["label"]))
+            pictures.append(colour_in(corpus.masks[row], front, back))
             ids.append(f"{split}/{icon['label']}/{icon['icon_set']}-{icon['name']}-{copy}")
+    write_pictures(folder / f"{split}.parquet", pictures, ids, class_names)
+
+
+def write_pictures(
+    path: Path, pictures: Sequence[np.ndarray], ids: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Write pictures with values in [0, 1] as a split, each with an id such as ``train/heart/...``."""
     write_parquet(
-        folder / f"{split}.parquet",
-        encoded=encoded,
+        path,
+        encoded=[encode_png((picture * 255).round().astype(np.uint8)) for picture in pictures],
         paths=[f"{image_id}.png" for image_id in ids],
-        labels=labels,
+        labels=[class_names.index(image_id.split("/")[1]) for image_id in ids],
         ids=ids,
         class_names=class_names,
     )
 
 
 def write_notice(
-    folder: Path,
-    corpus: Corpus | EmojiCorpus,
-    icons: pd.DataFrame,
-    name: str,
-    *,
-    changes: str = "recoloured",
+    folder: Path, corpus: Corpus | EmojiCorpus, icons: pd.DataFrame, name: str, *, changes: str = "recoloured"
 ) -> None:
     """Write ``NOTICE``: the icon sets behind ``icons``, with their authors, licences and counts.
 
@@ -170,5 +181,4 @@ def write_notice(
             f"{facts['name']} ({icon_set}), {facts['author']}, {facts['licence']}, "
             f"{count} icons, {facts['url']}"
         )
-    with write_atomically(folder / "NOTICE", "w") as file:
-        file.write("\n".join(lines) + "\n")
+    write_whole(folder / "NOTICE", "\n".join(lines) + "\n")

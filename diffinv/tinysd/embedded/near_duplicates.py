@@ -9,10 +9,8 @@ NEAR_DUPLICATE_DIFFERENCE = 0.02  # mean absolute difference of masks in [0, 1],
 EVALUATED = ("held_out", "icons10", "novel10")
 
 
-def drop_near_duplicates(
-    icons: pd.DataFrame, masks: np.ndarray, threshold: float = NEAR_DUPLICATE_DIFFERENCE
-) -> pd.DataFrame:
-    """Drop evaluation icons within ``threshold`` (mean absolute difference) of one of their concept."""
+def drop_near_duplicates(icons: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
+    """Drop evaluation icons that nearly equal one of their concept."""
     small = _small(masks)
     keep = np.ones(len(icons), bool)
     positions = icons.reset_index(drop=True)
@@ -22,22 +20,20 @@ def drop_near_duplicates(
             trained = positions[(positions["part"] == "train") & (positions["concept"] == kind)]
             seen = [small[row] for row in trained["mask"]]
             for position, row in zip(group.index, group["mask"], strict=True):
-                if seen and np.abs(np.stack(seen) - small[row]).mean(1).min() < threshold:
+                if seen and np.abs(np.stack(seen) - small[row]).mean(1).min() < NEAR_DUPLICATE_DIFFERENCE:
                     keep[position] = False
                 elif part != "held_out":
                     seen.append(small[row])
     return positions[keep]
 
 
-def drop_evaluated_shapes(
-    icons: pd.DataFrame, masks: np.ndarray, threshold: float = NEAR_DUPLICATE_DIFFERENCE
-) -> pd.DataFrame:
-    """Drop icons of the wider concepts within ``threshold`` of any evaluation icon, whatever its name."""
+def drop_evaluated_shapes(icons: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
+    """Drop icons of the wider concepts that nearly equal any evaluation icon, whatever its name."""
     small = _small(masks)
     is_wider = (icons["part"] == "wider").to_numpy()
     evaluated = small[icons.loc[icons["part"].isin(EVALUATED), "mask"]]
     wider = small[icons.loc[is_wider, "mask"]]
-    bound, lengths = threshold * small.shape[1], np.square(evaluated).sum(1)
+    bound, lengths = NEAR_DUPLICATE_DIFFERENCE * small.shape[1], np.square(evaluated).sum(1)
     keep = np.ones(len(icons), bool)
     for number, row in zip(np.flatnonzero(is_wider), wider, strict=True):
         # Squares of differences up to 1 never exceed them, so this finds all candidates, by one product.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from diffinv.tinysd.corpus.captions import Corpus
 from diffinv.tinysd.training.curriculum import ImageSource
 from diffinv.tinysd.training.training_loop import (
-    Schedule,
+    Task,
     TrainingRun,
     mixed_precision,
     seeded_initialisation,
@@ -41,26 +40,24 @@ def to_pixel_values(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
-def train_autoencoder(
-    source: ImageSource, folder: Path, schedule: Schedule, *, minutes: float, device: str = "cpu"
-) -> TrainingRun:
+def train_autoencoder(source: ImageSource, task: Task) -> TrainingRun:
     """Minimise L1 + L2 + 1e-6 KL on random colourings of the icons, and on emoji."""
     with seeded_initialisation():
         vae = new_autoencoder()
-    run = TrainingRun(vae.to(device), schedule, folder, name="vae")
+    run = TrainingRun(vae.to(task.device), task.schedule, task.folder, name="vae")
 
     def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
-        images, _, _ = source.draw(generator, schedule.batch_size)
-        pixel_values = to_pixel_values(images).to(device)
-        with mixed_precision(device):
+        images, _, _ = source.draw(generator, task.schedule.batch_size)
+        pixel_values = to_pixel_values(images).to(task.device)
+        with mixed_precision(task.device):
             posterior = network.encode(pixel_values).latent_dist
-            draws = torch.randn(posterior.mean.shape, generator=noise).to(device)
+            draws = torch.randn(posterior.mean.shape, generator=noise).to(task.device)
             reconstruction = network.decode(posterior.mean + posterior.std * draws).sample
         error = reconstruction.float() - pixel_values
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=task.minutes)
     return run
 
 

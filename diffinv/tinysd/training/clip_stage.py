@@ -19,7 +19,7 @@ from diffinv.tinysd.corpus.captions import Corpus
 from diffinv.tinysd.training.curriculum import ImageSource, Mixture
 from diffinv.tinysd.training.shape_variation import vary_shapes
 from diffinv.tinysd.training.training_loop import (
-    Schedule,
+    Task,
     TrainingRun,
     mixed_precision,
     seeded_initialisation,
@@ -135,27 +135,19 @@ def bag_of_words_loss(
     return F.cross_entropy(logits, targets[rows])
 
 
-def train_clip(
-    source: ImageSource,
-    tokenizer: CLIPTokenizer,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-) -> TrainingRun:
+def train_clip(source: ImageSource, tokenizer: CLIPTokenizer, task: Task) -> TrainingRun:
     """Train image and text halves together on captioned images."""
     with seeded_initialisation():
         clip: Any = new_clip(tokenizer)
-    run = TrainingRun(clip.to(device), schedule, folder, name="clip")
+    run = TrainingRun(clip.to(task.device), task.schedule, task.folder, name="clip")
 
     def loss_function(network: Any, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
-        images, captions, _ = source.draw(generator, schedule.batch_size)
+        images, captions, _ = source.draw(generator, task.schedule.batch_size)
         pixel_values = torch.from_numpy(jitter(images, generator)).permute(0, 3, 1, 2) * 2 - 1
         network.logit_scale.data.clamp_(max=4.6)
-        ids = tokenize(tokenizer, captions).to(device)
-        with mixed_precision(device):
-            output = network(input_ids=ids, pixel_values=pixel_values.to(device))
+        ids = tokenize(tokenizer, captions).to(task.device)
+        with mixed_precision(task.device):
+            output = network(input_ids=ids, pixel_values=pixel_values.to(task.device))
         words = bag_of_words_loss(
             output.text_model_output.last_hidden_state.float(),
             ids,
@@ -164,20 +156,12 @@ def train_clip(
         )
         return contrastive_loss(output, ids) + words
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=task.minutes)
     return run
 
 
 def train_vision(
-    source: Corpus | Mixture,
-    tokenizer: CLIPTokenizer,
-    clip: Any,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-    knows_shapes: bool = False,
+    source: Corpus | Mixture, tokenizer: CLIPTokenizer, clip: Any, task: Task, *, knows_shapes: bool = False
 ) -> TrainingRun:
     """Teach the image half shapes, the text half locked (LiT, Zhai et al. 2022) but for its projection.
 
@@ -194,9 +178,10 @@ def train_vision(
     """
     mixture = source if isinstance(source, Mixture) else None
     corpus = source.icons if isinstance(source, Mixture) else source
+    schedule, device = task.schedule, task.device
     num_emoji = round(mixture.emoji_share * schedule.batch_size) if mixture else 0
     clip.text_model.requires_grad_(False)
-    run = TrainingRun(clip.to(device), schedule, folder, name="vision")
+    run = TrainingRun(clip.to(device), schedule, task.folder, name="vision")
     concepts = corpus.concepts
     prompts = tokenize(tokenizer, [f"a {concept} icon" for concept in concepts]).to(device)
     concept_states = _locked_states(clip, prompts)
@@ -224,7 +209,7 @@ def train_vision(
             network, concept_states, ids, pixel_values.to(device), torch.tensor(labels, device=device)
         )
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=task.minutes)
     return run
 
 
@@ -271,21 +256,6 @@ def _text_half(clip: CLIPModel, text_encoder: CLIPTextModel) -> dict[str, Tensor
     """The text half's weights under the names that ``CLIPTextModel`` gives them."""
     weights = {key.removeprefix("text_model."): value for key, value in clip.text_model.state_dict().items()}
     return {key: weights[key.removeprefix("text_model.")] for key in text_encoder.state_dict()}
-
-
-@torch.no_grad()
-def zero_shot_top1(clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, labels: list[str]) -> float:
-    """Share of float images ``[n, h, w, 3]`` whose label wins against all other labels under "a ... icon"."""
-    names = sorted(set(labels))
-    ids = tokenize(tokenizer, [f"a {name} icon" for name in names])
-    hits = []
-    for start in range(0, len(images), 256):
-        pixel_values = torch.from_numpy(images[start : start + 256]).permute(0, 3, 1, 2) * 2 - 1
-        winner = clip(input_ids=ids, pixel_values=pixel_values).logits_per_image.argmax(1)
-        hits += [
-            names[index] == label for index, label in zip(winner, labels[start : start + 256], strict=True)
-        ]
-    return float(np.mean(hits))
 
 
 def load_clip_folder(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:

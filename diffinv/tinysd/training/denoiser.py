@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffinv.tinysd.training.clip_stage import MAX_TOKENS
 from diffinv.tinysd.training.curriculum import Curriculum, PairSource
 from diffinv.tinysd.training.encoded_pairs import PAIRS_PER_BLOCK, EncodedBlocks, PairEncoder
 from diffinv.tinysd.training.training_loop import (
-    Schedule,
+    Task,
     TrainingRun,
     mixed_precision,
     seeded_initialisation,
@@ -93,57 +94,37 @@ class DenoisingLoss:
 
 
 def train_denoiser(
-    curriculum: Curriculum,
-    pipeline_folder: Path,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-    pairs: int | None = None,
+    curriculum: Curriculum, pipeline_folder: Path, task: Task, *, pairs: int | None = None
 ) -> TrainingRun:
     """Train the U-Net on the latents of 32 px images, ``pairs`` of which are encoded at a time."""
     with seeded_initialisation():
         unet = new_denoiser()
-    run = TrainingRun(unet.to(device), schedule, folder, name="unet")
-    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=pairs or PAIRS_PER_BLOCK, device=device)
-    loss, local_batch = DenoisingLoss(device), schedule.batch_size // world_size()
+    run = TrainingRun(unet.to(task.device), task.schedule, task.folder, name="unet")
+    blocks = EncodedBlocks(curriculum, pipeline_folder, pairs=pairs or PAIRS_PER_BLOCK, device=task.device)
+    loss, local_batch = DenoisingLoss(task.device), task.schedule.batch_size // world_size()
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
         return loss(network, blocks.batch(run.samples // world_size(), local_batch), generator, noise)
 
-    run.run(loss_function, minutes=minutes, milestone_samples=MILESTONE_SAMPLES)
+    run.run(loss_function, minutes=task.minutes, milestone_samples=MILESTONE_SAMPLES)
     return run
 
 
-def tune_denoiser(
-    coarse: Curriculum,
-    fine: Curriculum,
-    pipeline_folder: Path,
-    folder: Path,
-    schedule: Schedule,
-    *,
-    minutes: float,
-    device: str = "cpu",
-) -> TrainingRun:
+def tune_denoiser(coarse: Curriculum, fine: Curriculum, pipeline_folder: Path, task: Task) -> TrainingRun:
     """Tune the U-Net to 64 px, ``FINE_SHARE`` of every batch, and keep it at 32 px with the rest.
 
     It starts from the weights in ``pipeline_folder``, as Stable Diffusion went from 256 to 512 px.
     """
     unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet")
-    run = TrainingRun(unet.to(device), schedule, folder, name="unet64")
+    schedule, device = task.schedule, task.device
+    run = TrainingRun(unet.to(device), schedule, task.folder, name="unet64")
     local_batch = schedule.batch_size // world_size()
     num_fine = max(1, round(FINE_SHARE * local_batch))
-    parts = (
-        (
-            EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device),
-            num_fine,
-        ),
-        (
-            EncodedBlocks(coarse, pipeline_folder, name="coarse", pairs=PAIRS_PER_BLOCK, device=device),
-            local_batch - num_fine,
-        ),
+    fine_blocks = EncodedBlocks(fine, pipeline_folder, name="fine", pairs=PAIRS_PER_BLOCK // 4, device=device)
+    coarse_blocks = EncodedBlocks(
+        coarse, pipeline_folder, name="coarse", pairs=PAIRS_PER_BLOCK, device=device
     )
+    parts = ((fine_blocks, num_fine), (coarse_blocks, local_batch - num_fine))
     loss = DenoisingLoss(device)
 
     def loss_function(network: nn.Module, generator: np.random.Generator, noise: torch.Generator) -> Tensor:
@@ -153,7 +134,7 @@ def tune_denoiser(
         ]
         return torch.stack(losses).mean()
 
-    run.run(loss_function, minutes=minutes)
+    run.run(loss_function, minutes=task.minutes)
     return run
 
 
@@ -179,50 +160,32 @@ def save_denoiser(run: TrainingRun, pipeline_folder: Path, *, sample_size: int =
     pipeline.save_pretrained(pipeline_folder, safe_serialization=True)
 
 
-def denoising_loss_by_timestep(
-    pipeline_folder: Path,
-    source: PairSource,
-    *,
-    levels: tuple[int, ...] = (50, 250, 500, 750, 950),
-    count: int = 256,
-) -> dict[str, float]:
-    """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
-
-    At the resolution of ``source``.
-    """
-    unet = UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
-    losses = _losses(unet, pipeline_folder, source, levels, count=count, swapped=False)
-    return {str(level): loss for level, loss in losses.items()}
-
-
 def mean_denoising_loss(
-    unet: Any,
-    pipeline_folder: Path,
-    source: PairSource,
-    *,
-    swapped: bool,
-    num_tokens: int = MAX_TOKENS,
-    count: int = 512,
+    unet: Any, pipeline_folder: Path, source: PairSource, *, count: int = 512, **how: Any
 ) -> float:
-    """Mean over the timesteps from 50 to 950; ``swapped`` gives every image another image's caption."""
-    levels = tuple(range(50, 1000, 100))
-    losses = _losses(
-        unet, pipeline_folder, source, levels, count=count, swapped=swapped, num_tokens=num_tokens
-    )
+    """Mean over the timesteps from 50 to 950, of `denoising_loss_by_timestep` with its other arguments."""
+    levels = range(50, 1000, 100)
+    losses = denoising_loss_by_timestep(pipeline_folder, source, unet=unet, levels=levels, count=count, **how)
     return float(np.mean(list(losses.values())))
 
 
 @torch.no_grad()
-def _losses(
-    unet: Any,
+def denoising_loss_by_timestep(
     pipeline_folder: Path,
     source: PairSource,
-    levels: tuple[int, ...],
     *,
-    count: int,
-    swapped: bool,
+    unet: Any = None,
+    levels: Sequence[int] = (50, 250, 500, 750, 950),
+    count: int = 256,
+    swapped: bool = False,
     num_tokens: int = MAX_TOKENS,
 ) -> dict[int, float]:
+    """Mean squared error of the predicted noise on captioned images, at fixed timesteps and noise.
+
+    At the resolution of ``source``, of the pipeline's own U-Net unless another is given. ``swapped`` gives
+    every image another image's caption.
+    """
+    unet = unet or UNet2DConditionModel.from_pretrained(pipeline_folder / "unet").float().eval()
     images, captions, _ = source.draw(np.random.default_rng(3), count)
     if swapped:
         captions = captions[1:] + captions[:1]

@@ -50,7 +50,7 @@ class EncodedBlocks:
     """Latents and text embeddings of drawn pairs, encoded once per block and seen ``passes`` times.
 
     Encoding on the fly costs about a third of a training step; the noise is fresh on every pass. A block is a
-    pure function of (seed, block, process), so a resumed run sees the same pairs.
+    pure function of (name, block, process), so a resumed run sees the same pairs.
     """
 
     def __init__(
@@ -61,10 +61,9 @@ class EncodedBlocks:
         name: str = "pairs",
         pairs: int = PAIRS_PER_BLOCK,
         passes: int = PASSES_PER_BLOCK,
-        seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.curriculum, self.name, self.seed, self.device = curriculum, name, seed, device
+        self.curriculum, self.name, self.device = curriculum, name, device
         self.pairs, self.passes = pairs, passes
         self.encoder = PairEncoder(pipeline_folder, device)
         self._block, self._encoded = -1, (torch.empty(0), torch.empty(0))
@@ -79,13 +78,13 @@ class EncodedBlocks:
             self._block, self._encoded = block, self._encode(block, self.curriculum.at(start))
         # Each pass has its own order, so that a pair meets new neighbours.
         pass_index, step_in_pass = divmod(position, steps_per_pass)
-        order = numpy_stream(self.seed, "order", block, pass_index).permutation(self.pairs)
+        order = numpy_stream(0, "order", block, pass_index).permutation(self.pairs)
         rows = torch.from_numpy(order[step_in_pass * batch_size : (step_in_pass + 1) * batch_size])
         latents, embeddings = self._encoded
         return latents[rows].float().to(self.device), embeddings[rows].float().to(self.device)
 
     def _encode(self, block: int, source: PairSource) -> tuple[Tensor, Tensor]:
-        generator = numpy_stream(self.seed, self.name, block, rank())
+        generator = numpy_stream(0, self.name, block, rank())
         latents, embeddings = [], []
         for start in range(0, self.pairs, PAIRS_AT_ONCE):
             count = min(PAIRS_AT_ONCE, self.pairs - start)

@@ -10,7 +10,7 @@ from diffinv.tinysd.corpus.captions import Corpus
 from diffinv.tinysd.corpus.miniature_corpus import RESOLUTION, build_miniature_corpus
 from diffinv.tinysd.training import autoencoder, clip_stage, denoiser
 from diffinv.tinysd.training.curriculum import Curriculum
-from diffinv.tinysd.training.training_loop import Schedule
+from diffinv.tinysd.training.training_loop import Schedule, Task
 
 PAIRS_AT_A_TIME = 1024  # a training of seconds has no time to encode a full block
 #: How the minutes are divided.
@@ -47,33 +47,21 @@ def pretrain_miniature(work: Path, minutes: float, *, device: str = "cpu") -> Pa
     if not (work / "corpus" / "corpus.json").exists():
         build_miniature_corpus(work / "corpus")
     corpus, pipeline = Corpus.load(work / "corpus", "train", RESOLUTION), work / "tinysd"
-    schedules = {stage: plan(stage, minutes) for stage in SHARES}
-    lasting = {stage: minutes * share for stage, share in SHARES.items()}
-
-    vae = autoencoder.train_autoencoder(corpus, work, schedules["vae"], minutes=lasting["vae"], device=device)
+    tasks = {
+        stage: Task(work, plan(stage, minutes), minutes * share, device) for stage, share in SHARES.items()
+    }
+    vae = autoencoder.train_autoencoder(corpus, tasks["vae"])
     autoencoder.finish_autoencoder(vae, corpus).save_pretrained(pipeline / "vae")
 
     tokenizer = clip_stage.train_tokenizer(corpus, CAPTIONS_OF_TOKENIZER)
-    both = clip_stage.train_clip(
-        corpus, tokenizer, work, schedules["clip"], minutes=lasting["clip"], device=device
-    )
+    both = clip_stage.train_clip(corpus, tokenizer, tasks["clip"])
     clip_stage.save_clip(both, tokenizer, pipeline)
 
     clip, tokenizer = clip_stage.load_clip_folder(pipeline)
-    vision = clip_stage.train_vision(
-        corpus, tokenizer, clip, work, schedules["vision"], minutes=lasting["vision"], device=device
-    )
+    vision = clip_stage.train_vision(corpus, tokenizer, clip, tasks["vision"])
     clip.load_state_dict(vision.ema_state())
     clip.cpu().save_pretrained(pipeline / "clip")
 
-    unet = denoiser.train_denoiser(
-        Curriculum(corpus),
-        pipeline,
-        work,
-        schedules["unet"],
-        minutes=lasting["unet"],
-        device=device,
-        pairs=PAIRS_AT_A_TIME,
-    )
+    unet = denoiser.train_denoiser(Curriculum(corpus), pipeline, tasks["unet"], pairs=PAIRS_AT_A_TIME)
     denoiser.save_denoiser(unet, pipeline)
     return pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffinv.artefacts.writing import write_atomically, write_json
+from diffinv.artefacts.writing import write_json, write_whole
 from diffinv.foundation.randomness import numpy_stream, stream
 
 
@@ -42,6 +42,30 @@ class Schedule:
         return float(min(1.0, (samples + self.batch_size) / self.warmup_samples, max(0.0, left)))
 
 
+@dataclass(frozen=True)
+class Task:
+    """Where, how and how long a stage is trained."""
+
+    folder: Path
+    schedule: Schedule
+    minutes: float
+    device: str = "cpu"
+
+
+# The recipe of each stage.
+SCHEDULES: Mapping[str, Schedule] = {
+    "vae": Schedule(total_samples=120_000, batch_size=32, learning_rate=2e-3),
+    "clip": Schedule(total_samples=240_000, batch_size=128, learning_rate=1e-3),
+    "vision": Schedule(
+        total_samples=2_000_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05, optimiser="muon"
+    ),
+    "unet": Schedule(
+        total_samples=5_000_192, batch_size=256, learning_rate=2.5e-3, decay_share=0.0, optimiser="muon"
+    ),
+    "unet64": Schedule(
+        total_samples=864_000, batch_size=192, learning_rate=2.5e-3, decay_share=0.7, optimiser="muon"
+    ),
+}
 FIRST_OR_LAST = re.compile(r"\bconv_in\b|\bconv_out\b|\bembeddings\b|_projection\b")  # of a U-Net, a CLIP
 ADAMW_STATE, MUON_STATE = ("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)
 
@@ -61,10 +85,10 @@ class PretrainingDiverged(RuntimeError):
 
 
 @contextmanager
-def seeded_initialisation(seed: int = 0) -> Iterator[None]:
-    """Draw a network's first weights from ``seed``, and leave the process's own random state as it was."""
+def seeded_initialisation() -> Iterator[None]:
+    """Draw a network's first weights from a seed, and leave the process's own random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(0)
         yield
 
 
@@ -106,7 +130,7 @@ LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], Tenso
 class TrainingRun:
     """A stage's network, optimiser and EMA copy, continued from ``folder`` when a checkpoint lies there.
 
-    The batch of a step is a pure function of (seed, step, process), so a run that was killed and resumed by
+    The batch of a step is a pure function of (stage, step, process), so a run that was killed and resumed by
     as many processes sees exactly the batches that an unbroken run sees.
     """
 
@@ -117,10 +141,9 @@ class TrainingRun:
         folder: Path,
         *,
         name: str,
-        seed: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.network, self.schedule, self.folder, self.name, self.seed = network, schedule, folder, name, seed
+        self.network, self.schedule, self.folder, self.name = network, schedule, folder, name
         self.clock = clock or time.monotonic
         self.parameters = [*trained_parameters(network).values()]
         # By a parameter's number: its own storage as the matrix that Muon wants.
@@ -196,7 +219,7 @@ class TrainingRun:
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.schedule.learning_rate * factor
         keys = (self.name, step, rank())
-        loss = loss_function(self.network, numpy_stream(self.seed, *keys), stream(self.seed, *keys, "noise"))
+        loss = loss_function(self.network, numpy_stream(0, *keys), stream(0, *keys, "noise"))
         if not torch.isfinite(loss):
             raise PretrainingDiverged(
                 f"the {self.name} stage's loss is not finite at step {step}: "
@@ -250,15 +273,13 @@ class TrainingRun:
         if rank() or not log.exists():
             return
         rows = [row for row in log.read_text().splitlines() if json.loads(row)["samples"] <= samples]
-        with write_atomically(log, "w") as file:
-            file.write("".join(row + "\n" for row in rows))
+        write_whole(log, "".join(row + "\n" for row in rows))
 
     def _keep_milestone(self) -> None:
         if rank():
             return
         state = {key: value.half().cpu().contiguous() for key, value in self.ema_state().items()}
-        with write_atomically(self.folder / f"{self.name}-{self.samples}.safetensors") as file:
-            file.write(save(state))
+        write_whole(self.folder / f"{self.name}-{self.samples}.safetensors", save(state))
 
     def save(self) -> None:
         """Write network, EMA and optimiser state to ``<name>.safetensors`` atomically."""
@@ -271,8 +292,7 @@ class TrainingRun:
                 tensors[f"optimiser.{index}.{key}"] = value.detach().clone().contiguous()
         progress = {"samples": str(self.samples), "seconds": str(self.seconds)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(self.folder / f"{self.name}.safetensors") as file:
-            file.write(save(tensors, metadata=progress))
+        write_whole(self.folder / f"{self.name}.safetensors", save(tensors, metadata=progress))
         write_json(self.folder / f"{self.name}.json", {key: float(value) for key, value in progress.items()})
 
     def _load(self) -> None:
