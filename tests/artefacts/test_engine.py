@@ -327,6 +327,7 @@ def test_a_ray_cluster_of_two_machines_loses_a_worker_and_a_machine(folder, tmp_
 
     # Workers import this module, too.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or the tests beside this one all go first
     try:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     except Exception as error:  # Ray gives its own processes 30 s, whatever else the machine does
