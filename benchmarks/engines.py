@@ -39,8 +39,8 @@ SIDE = 32
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__.split(":")[0])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=10, help="of 16 images, in each part")
-    parser.add_argument("--repeats", type=int, default=3, help="of each engine")
+    parser.add_argument("--updates", type=int, default=40, help="of 16 images, in each part")
+    parser.add_argument("--repeats", type=int, default=5, help="of each engine")
     parser.add_argument("--engines", nargs="+", default=["local", "ray"], choices=["local", "ray"])
     parser.add_argument("--images", type=int, default=100_000, help="the largest set; 1000 is the smallest")
     parser.add_argument("--output", type=Path, default=Path("figures/engines.csv"))
