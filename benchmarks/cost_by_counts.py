@@ -25,10 +25,9 @@ from diffinv.lessons.profiles import load_profile
 from diffinv.method.sampling import Sampling
 from diffinv.models.memory import Workload, memory_need, memory_settings_for
 from diffinv.models.random_weights import networks
-from diffinv.own_data.augment import POLICY_SEEDS
+from diffinv.own_data.augment import planned_work
 from diffinv.studies import runtime
 from diffinv.studies.claims import markdown_table
-from diffinv.studies.search import count_candidates
 from diffinv.synthesizers.gan.architectures import build_networks, working_side
 
 # Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
@@ -226,16 +225,15 @@ def timing(own: Profile) -> Work:
 def own_folder(own: Profile) -> Work:
     """Lesson 14: `augment` on the folder that it writes, whatever the dataset."""
     counts = own.own_data_lesson
-    real = CLASSES_OF_OWN * counts.lesson_per_class
-    candidates, pairs = count_candidates(counts.search_grid), counts.num_folds * counts.repetitions
-    updates = max(counts.search_grid.get("inversion.steps_per_image", (own.inversion.steps_per_image,)))
+    real, (updates, images_per_real, classifiers) = (
+        CLASSES_OF_OWN * counts.lesson_per_class,
+        planned_work(own),
+    )
     probe = 2 * counts.probe_images * counts.probe_updates
-    rounds = candidates + 1 + counts.repetitions * (counts.num_folds - 1)
-    classifiers = POLICY_SEEDS * len(counts.policies) + 2 * candidates + 3 * pairs
     training = own.training.of_length(counts.lesson_steps)
     # Initialised anew, the same updates are made again; guided, a prediction is two.
     starts = len(counts.search_grid.get("inversion.initialisation", (None,)))
-    samples = real * counts.images_per_real * rounds + counts.probe_images * counts.probe_samples
+    samples = real * images_per_real + counts.probe_images * counts.probe_samples
     return Work(
         real,
         real * updates * starts + probe,

@@ -27,10 +27,10 @@ from diffinv.lessons.counts import (
     StorageLesson,
 )
 from diffinv.lessons.dataset_settings import (
+    COLABS_DATASETS,
     DAYS_DATASETS,
     EMBEDDED_DATASETS,
     PAPERS_DATASETS,
-    DatasetSettings,
 )
 from diffinv.lessons.profile import Profile
 from diffinv.method.inversion import Inversion
@@ -206,8 +206,7 @@ COLAB = replace(
     dtype="float16",
     device="cuda",
     datasets=("cifar10", "eurosat", "bloodmnist"),
-    # Of 8 classes: 6 images of each, 240 vectors, are too few for the 256 centroids of lesson 12.
-    dataset_settings={"bloodmnist": DatasetSettings("ours", {"classifier_lesson.pool_per_class": 7})},
+    dataset_settings=COLABS_DATASETS,
     inversion=Inversion(steps_per_image=200, batch_size=32),
     sampling=Sampling(num_inference_steps=20, resolution=128, batch_size=64),
     training=Training(architecture="resnet10_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),

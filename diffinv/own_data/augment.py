@@ -302,20 +302,27 @@ def _output_problem(out: str | Path | None, data: Path) -> list[str]:
     return []
 
 
-def _estimate(diffusion: FrozenDiffusion, own: OwnImages, settings: Profile) -> Estimate:
+def planned_work(settings: Profile) -> tuple[int, int, int]:
+    """Of each image: the updates and the samples that `augment` makes; and how many classifiers it trains."""
     counts = settings.own_data_lesson
     candidates, pairs = count_candidates(counts.search_grid), counts.num_folds * counts.repetitions
     # Each repetition samples from all images but those of a fold, for every fold.
     rounds = candidates + 1 + counts.repetitions * (counts.num_folds - 1)
     updates = max(counts.search_grid.get(UPDATES, (settings.inversion.steps_per_image,)))
+    num_classifiers = POLICY_SEEDS * len(counts.policies) + 2 * candidates + 3 * pairs
+    return updates, counts.images_per_real * rounds, num_classifiers
+
+
+def _estimate(diffusion: FrozenDiffusion, own: OwnImages, settings: Profile) -> Estimate:
+    updates, images_per_real, num_classifiers = planned_work(settings)
     return estimate(
         diffusion,
         own.real,
-        images_per_real=counts.images_per_real * rounds,
+        images_per_real=images_per_real,
         inversion=replace(settings.inversion, steps_per_image=updates),
         sampling=settings.sampling,
         training=settings.training,
-        num_classifiers=POLICY_SEEDS * len(counts.policies) + 2 * candidates + 3 * pairs,
+        num_classifiers=num_classifiers,
     )
 
 
