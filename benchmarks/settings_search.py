@@ -2,12 +2,14 @@
 
 Every try is cached, so that a search goes on where it was stopped. The rows go into
 `diffinv/assets/settings_search.csv`, which the lessons show; what they chose is written by hand into
-`diffinv/lessons/dataset_settings.py`.
+`diffinv/lessons/dataset_settings.py`. Those of today were found with --training 300 64, before
+`training_search` chose another training.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -36,9 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--datasets", nargs="+", default=["icons10", "novel10", "mnist5k", "emoji6"])
     parser.add_argument("--methods", nargs="+", choices=methods.SEARCHED, default=list(methods.SEARCHED))
     parser.add_argument("--images-per-real", type=int, default=IMAGES_PER_REAL)
+    parser.add_argument(
+        "--training", nargs=2, type=int, metavar=("STEPS", "BATCH"), help="of the classifiers"
+    )
     parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
+    if options.training:
+        steps, batch = options.training
+        own = {"optimiser_steps": steps, "warmup_steps": steps // 10, "batch_size": batch}
+        profile = replace(profile, training=replace(profile.training, **own))
     diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
     clip = load_clip(profile.clip, device=profile.device)
     for dataset in options.datasets:

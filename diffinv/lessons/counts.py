@@ -161,6 +161,7 @@ class ArchitectureLesson:
         "mobilenetv2_narrow",
         "shufflenetv2_narrow",
         "efficientnet_narrow",
+        "vit_narrow",
     )
     pretrained: str = "frozen hf:tinysd"  # the embedded CLIP's image half; its head alone learns
     datasets: tuple[str, ...] = ("icons10", "novel10", "mnist5k")

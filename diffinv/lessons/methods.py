@@ -49,6 +49,12 @@ SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     },
     "KNN": {"retrieval_lesson.k": (25, 16, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300)},
 }
+# What `python -m benchmarks.training_search` tries of the classifiers' training, which all methods share.
+TRAINING: Mapping[str, Sequence[float]] = {
+    "training.batch_size": (64, 32, 16),  # the first as it was before
+    "training.learning_rate": (0.1, 0.05, 0.2),
+    "training.optimiser_steps": (300, 400, 600),
+}
 
 
 def searched(method: str, datasets: Sequence[str]) -> pd.DataFrame:

@@ -52,7 +52,9 @@ TINY = Profile(
     sampling=Sampling(
         guidance_scale=1.0, scheduler="DPMSolverMultistepScheduler", num_inference_steps=5, resolution=32
     ),
-    training=Training(architecture="resnet10_narrow", optimiser_steps=300, batch_size=64, warmup_steps=30),
+    # The rows "training" of the search. A third less time than 300 steps of 64, and more accurate; 600 steps
+    # of 32 would be more accurate still on real images (1.5 points) and on samples alone (2.6), not on both.
+    training=Training(architecture="resnet10_narrow", optimiser_steps=400, batch_size=32, warmup_steps=40),
     # With five, seven rows of lessons 03 to 06 stayed undecided that eight should decide.
     seeds=(0, 1, 2, 3, 4, 5, 6, 7),
     lecf_lesson=LECFLesson(images_per_real_grid=(1, 4, 16)),
