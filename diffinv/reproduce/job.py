@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from diffinv.artefacts.engine import VARIABLE, end_with_parent
+from diffinv.artefacts.engine import end_with_parent
+from diffinv.artefacts.work import VARIABLE
 from diffinv.foundation.checks import check_names
 from diffinv.lessons import SPENT
 

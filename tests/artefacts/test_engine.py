@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from diffinv.artefacts import engine as engines
-from diffinv.artefacts.engine import Engine, EngineError, Place, run_parts
+from diffinv.artefacts.engine import Engine, EngineError, run_parts
 from diffinv.artefacts.parts import Part, PartDone, end_of_part, only_part, own
+from diffinv.artefacts.work import Place
 from diffinv.classifiers.training import Training
 from diffinv.commands.main import main
 from diffinv.datasets import load_dataset
