@@ -225,10 +225,8 @@ def timing(own: Profile) -> Work:
 def own_folder(own: Profile) -> Work:
     """Lesson 14: `augment` on the folder that it writes, whatever the dataset."""
     counts = own.own_data_lesson
-    real, (updates, images_per_real, classifiers) = (
-        CLASSES_OF_OWN * counts.lesson_per_class,
-        planned_work(own),
-    )
+    real = CLASSES_OF_OWN * counts.lesson_per_class
+    updates, images_per_real, classifiers = planned_work(own)
     probe = 2 * counts.probe_images * counts.probe_updates
     training = own.training.of_length(counts.lesson_steps)
     # Initialised anew, the same updates are made again; guided, a prediction is two.

@@ -5,7 +5,6 @@ candidates. Every try is cached. The rows go into `diffinv/assets/learning_rates
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from diffinv.datasets import load_dataset
 from diffinv.lessons.profiles import PROFILES, load_profile
 from diffinv.studies import Condition, run_study
 from diffinv.studies.architectures import CANDIDATES, LEARNING_RATES
+from diffinv.studies.search import first_as_good
 from diffinv.synthesizers.real import Real
 
 
@@ -65,15 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def chosen(tried: pd.DataFrame) -> pd.DataFrame:
     """The tries with a mark at each architecture's choice.
 
-    That is the first candidate whose mean accuracy is within one standard error of the best, that of a share
-    of so many validation images, as in `studies.search`.
+    That is the first candidate whose mean accuracy on all validation images is as good as the best one's.
     """
     rows = tried[["architecture", "learning_rate", "dataset", "seed", "accuracy"]].assign(chosen=False)
     images = int(tried.drop_duplicates("dataset")["images"].sum())
     for name, own in rows.groupby("architecture", sort=False):
         means = own.groupby("learning_rate", sort=False)["accuracy"].mean()
-        best = means.max()
-        rate = means.index[means >= best - math.sqrt(best * (1 - best) / images)][0]
+        rate = first_as_good(means.to_dict(), images)
         rows.loc[(rows["architecture"] == name) & (rows["learning_rate"] == rate), "chosen"] = True
     return rows
 

@@ -2,13 +2,11 @@
 
 On validation images, for all methods alike: a try is as good as the mean over real images, samples alone and
 both, on every dataset. One setting is tried after the other; what takes too long for the lessons' budget is
-tried and shown, but not chosen. The rows go into `assets/settings_search.csv`
-beside those of `settings_search`, under the method "training"; what they chose is written by hand into the
-profile.
+tried and shown, but not chosen. The rows go into `assets/settings_search.csv` beside those of
+`settings_search`, under the method "training"; what they chose is written by hand into the profile.
 """
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +19,9 @@ from diffinv.foundation import ASSETS
 from diffinv.lessons.methods import TRAINING, diffusion_inversion
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import PROFILES, load_profile
-from diffinv.models.diffusion import load_diffusion
+from diffinv.models.diffusion import FrozenDiffusion, load_diffusion
 from diffinv.studies.grid import Condition, run_study
+from diffinv.studies.search import first_as_good
 from diffinv.synthesizers.real import Real
 
 MOST_IMAGES = 12_800  # that a classifier sees in all: two thirds of 300 steps of 64
@@ -37,23 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
+    diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
+    images = sum(len(load_dataset(dataset, split="validation")) for dataset in options.datasets)
     current = {setting: values[0] for setting, values in TRAINING.items()}
     tries = []
     for setting, values in TRAINING.items():
         rows = pd.concat(
-            tried(profile, dataset, {**current, setting: value}, options.images_per_real).assign(
+            tried(profile, diffusion, dataset, {**current, setting: value}, options.images_per_real).assign(
                 setting=setting, value=f"{value:g}"
             )
             for dataset in options.datasets
             for value in values
         )
         means = rows.groupby("value")["score"].mean()
-        images = sum(len(load_dataset(dataset, split="validation")) for dataset in options.datasets)
+        # The cheapest or the usual one comes first.
         affordable = [value for value in values if _images_seen({**current, setting: value}) <= MOST_IMAGES]
-        best = max(means[f"{value:g}"] for value in affordable)
-        error = math.sqrt(best * (1 - best) / images)
-        # The first, and so the cheapest or the usual one, that cannot be told from the best.
-        current[setting] = next(value for value in affordable if means[f"{value:g}"] >= best - error)
+        current[setting] = first_as_good({value: means[f"{value:g}"] for value in affordable}, images)
         print(f"{setting}: {means.round(4).to_dict()}, chosen {current[setting]}", flush=True)
         tries.append(rows.assign(chosen=rows["value"] == f"{current[setting]:g}"))
     for _dataset, own in pd.concat(tries).groupby("dataset", sort=False):
@@ -62,13 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_rows(options.output, rows)
 
 
-def tried(profile: Profile, dataset: str, changes: Mapping[str, float], images_per_real: int) -> pd.DataFrame:
+def tried(
+    profile: Profile,
+    diffusion: FrozenDiffusion,
+    dataset: str,
+    changes: Mapping[str, float],
+    images_per_real: int,
+) -> pd.DataFrame:
     """The accuracies of one way to train on one dataset, a row for each seed."""
     own = profile.for_dataset(dataset).changed(changes)
     training = own.training_for(dataset)
     training = replace(training, warmup_steps=training.optimiser_steps // 10)
     counts = own.classifier_lesson
-    diffusion = load_diffusion(own.model, device=own.device, dtype=own.torch_dtype)
     shared = (diffusion_inversion(own, diffusion), training, images_per_real, counts.number_real_per_class)
     conditions = [
         Condition("alone", *shared),

@@ -57,15 +57,21 @@ TRAINING: Mapping[str, Sequence[float]] = {
 }
 
 
+def search_rows(method: str, datasets: Sequence[str]) -> pd.DataFrame:
+    """What a search found on validation images for a method: a row for each try, value and seed."""
+    rows = pd.read_csv(ASSETS / "settings_search.csv", dtype={"value": str})
+    return rows[(rows["method"] == method) & rows["dataset"].isin(datasets)]
+
+
 def searched(method: str, datasets: Sequence[str]) -> pd.DataFrame:
     """The validation scores (%) that a search gave the settings of a method, the chosen ones with a star.
 
     One row for each setting and value, one column for each of these datasets that was searched.
     """
-    rows = pd.read_csv(ASSETS / "settings_search.csv", dtype={"value": str})
-    rows = rows[(rows["method"] == method) & rows["dataset"].isin(datasets)]
-    tried = rows.groupby(["setting", "value", "dataset"], sort=False).agg(
-        score=("score", "mean"), chosen=("chosen", "any")
+    tried = (
+        search_rows(method, datasets)
+        .groupby(["setting", "value", "dataset"], sort=False)
+        .agg(score=("score", "mean"), chosen=("chosen", "any"))
     )
     said = [f"{100 * row.score:.1f}{' *' if row.chosen else ''}" for row in tried.itertuples()]
     return pd.Series(said, tried.index, dtype=object).unstack("dataset", fill_value="")

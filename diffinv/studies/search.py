@@ -35,9 +35,8 @@ def search(
     until its turn comes. `build` makes the synthesizer of one value for each. Of each setting, all values are
     tried with the first seed, and the better half of those that are left with each further one (halving). A
     try trains two classifiers, on the samples alone and on real images too, and its score is the mean of
-    their accuracies on `validation`. Chosen is the first value, in the grid's order, whose mean score is
-    within one standard error of the best, that of a share of so many images (Breiman et al. 1984): what
-    cannot be told apart is not worth its cost. The columns are setting, value, settings (all of them, as
+    their accuracies on `validation`. Chosen is the first value, in the grid's order, that is as good as the
+    best (`first_as_good`). The columns are setting, value, settings (all of them, as
     JSON), seed, "alone", "with real", score and chosen. ValueError where a setting has no value.
     """
     if empty := [setting for setting, values in grid.items() if not values]:
@@ -74,11 +73,19 @@ def search(
                 if number and standing not in left:
                     left.append(standing)  # what stands was tried with every seed before, and costs nothing
         means = {value: sum(scores[value]) / len(seeds) for value in values if value in left}
-        best = max(means.values())
-        error = math.sqrt(best * (1 - best) / len(validation))
-        current[setting] = next(value for value, mean in means.items() if mean >= best - error)
+        current[setting] = first_as_good(means, len(validation))
     rows = pd.DataFrame(tries)
     return rows.assign(chosen=[current[row.setting] == row.value for row in rows.itertuples()])
+
+
+def first_as_good(scores: Mapping[Any, float], images: int) -> Any:
+    """The first value whose score, from 0 to 1, is within one standard error of the best.
+
+    That of a share of so many images (Breiman et al. 1984): what cannot be told apart is not worth its cost.
+    """
+    best = max(scores.values())
+    error = math.sqrt(best * (1 - best) / images)
+    return next(value for value, score in scores.items() if score >= best - error)
 
 
 def count_candidates(grid: Mapping[str, Sequence[Any]]) -> int:
