@@ -2,14 +2,12 @@
 
 Every try is cached, so that a search goes on where it was stopped. The rows go into
 `diffinv/assets/settings_search.csv`, which the lessons show; what they chose is written by hand into
-`diffinv/lessons/dataset_settings.py`. Those of today were found with --training 300 64, before
-`training_search` chose another training.
+`diffinv/lessons/dataset_settings.py`.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,16 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--datasets", nargs="+", default=["icons10", "novel10", "mnist5k", "emoji6"])
     parser.add_argument("--methods", nargs="+", choices=methods.SEARCHED, default=list(methods.SEARCHED))
     parser.add_argument("--images-per-real", type=int, default=IMAGES_PER_REAL)
-    parser.add_argument(
-        "--training", nargs=2, type=int, metavar=("STEPS", "BATCH"), help="of the classifiers"
-    )
     parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
-    if options.training:
-        steps, batch = options.training
-        own = {"optimiser_steps": steps, "warmup_steps": steps // 10, "batch_size": batch}
-        profile = replace(profile, training=replace(profile.training, **own))
     diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
     clip = load_clip(profile.clip, device=profile.device)
     for dataset in options.datasets:
@@ -57,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = search_one(method, dataset, settings, diffusion, clip, options.images_per_real)
             rows.insert(0, "dataset", dataset)
             rows.insert(1, "method", method)
-            words = [value if isinstance(value, str) else f"{value:g}" for value in rows["value"]]
-            write_rows(options.output, rows.assign(value=words))
+            write_rows(options.output, rows)
             if method == "GAN":  # GAN inversion inverts the one that was chosen
                 settings = settings.changed(chosen_settings(rows))
             took = time.perf_counter() - started
@@ -84,7 +74,6 @@ def search_one(
             return {
                 "DI": lambda: methods.diffusion_inversion(own, diffusion),
                 "DI from the prompt": lambda: methods.diffusion_inversion(own, diffusion),
-                "sampler": lambda: methods.diffusion_inversion(own, diffusion),
                 "GAN": lambda: methods.gan(own),
                 "GAN inversion": lambda: methods.gan_inversion(own),
                 "KNN": lambda: methods.knn(own, clip),
@@ -117,6 +106,8 @@ def learn_path(
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Put the rows of one dataset and method in the place of those that the file had."""
+    words = [value if isinstance(value, str) else f"{value:g}" for value in rows["value"]]
+    rows = rows.assign(value=words)
     for _ in claimed([path]):  # another process may search for another dataset
         if path.exists():
             before = pd.read_csv(path)

@@ -26,7 +26,7 @@ diffusion = load_diffusion(checkpoint, device="cpu")
 real = load_dataset(dataset, split="train").per_class(2, seed=0)
 sampling = Sampling(num_inference_steps=2, resolution=real.resolution)
 synthesizer = DiffusionInversion(diffusion, inversion=Inversion(steps_per_image=2), sampling=sampling)
-training = Training(architecture="resnet10_narrow", optimiser_steps=2, warmup_steps=1, batch_size=8)
+training = Training(architecture="resnet8_narrow", optimiser_steps=2, warmup_steps=1, batch_size=8)
 for each in (synthesizer, Prompts(diffusion, sampling=sampling)):
     synthetic = each(real, images_per_real=1, seed=0)
     classifier = train_classifier(synthetic, training, seed=0, device="cpu")

@@ -3,7 +3,7 @@
 kornia draws from torch's global generator and takes no other. So each batch is drawn under a forked one, with
 a seed from the run's stream: a run stays a pure function of its images, settings and seed, and nothing that
 is drawn elsewhere changes it, or is changed by it. One batch of 64 images of 32 px takes one CPU core 2 ms
-(Cutout, MixUp), 5 ms (CutMix) or 5 to 20 ms (the others), beside 23 ms for a step of `resnet10_narrow`.
+(Cutout, MixUp), 5 ms (CutMix) or 5 to 20 ms (the others), beside 23 ms for a step of `resnet8_narrow`.
 """
 
 from collections.abc import Callable

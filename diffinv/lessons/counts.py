@@ -156,7 +156,7 @@ class ArchitectureLesson:
     """Counts of 08_architectures; the real images are those of lesson 03."""
 
     architectures: tuple[str, ...] = (
-        "resnet10_narrow",
+        "resnet8_narrow",
         "vgg_narrow",
         "mobilenetv2_narrow",
         "shufflenetv2_narrow",
@@ -185,6 +185,7 @@ class StorageLesson:
         ("DPMSolverMultistepScheduler", 20, 2.0),
         ("DDIMScheduler", 10, 1.0),
         ("DPMSolverMultistepScheduler", 5, 1.0),
+        ("DPMSolverMultistepScheduler", 3, 1.0),
         ("UniPCMultistepScheduler", 5, 1.0),
         ("EulerAncestralDiscreteScheduler", 10, 1.0),
     )
@@ -201,7 +202,7 @@ class AblationsLesson:
     updates_grid: tuple[int, ...] = (10,)
     guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
-    inference_steps_grid: tuple[int, ...] = (3,)
+    inference_steps_grid: tuple[int, ...] = (10,)
     native_inference_steps: int = 3  # at the native side, where a step costs several times as much; 0 = not
     number_grid: tuple[int, ...] = (1, 4)  # samples per real image
     noise_grid: tuple[float, ...] = (0.4,)

@@ -39,9 +39,9 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
     "icons10": DatasetSettings(
         "searched",
         {
-            "inversion.steps_per_image": 50,
-            "lecf_lesson.guidance_scale": 1,
-            "lecf_lesson.threshold": 0.1,
+            "inversion.steps_per_image": 200,
+            "lecf_lesson.guidance_scale": 1.5,
+            "lecf_lesson.threshold": 0,
             "generator_lesson.gan_rate": 1e-3,
             "generator_lesson.code_noise": 0.6,
             "retrieval_lesson.k": 16,
@@ -53,10 +53,9 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
         "searched",
         {
             "inversion.steps_per_image": 400,
-            "lecf_lesson.guidance_scale": 1,
+            "lecf_lesson.guidance_scale": 1.5,
             "lecf_lesson.threshold": 0,
             "generator_lesson.gan_rate": 1e-3,
-            "generator_lesson.code_noise": 0.2,
             "ablations_lesson.prompt_steps": 100,
         },
     ),
@@ -64,8 +63,10 @@ EMBEDDED_DATASETS: Mapping[str, DatasetSettings] = {
         "searched",
         {
             "inversion.steps_per_image": 400,
+            "lecf_lesson.guidance_scale": 1,
             "lecf_lesson.threshold": 0,
             "generator_lesson.gan_rate": 1e-3,
+            "generator_lesson.code_noise": 0,
             "retrieval_lesson.k": 16,
         },
     ),

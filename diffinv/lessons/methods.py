@@ -24,8 +24,8 @@ from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
 
 # What `python -m benchmarks.settings_search` tries of each method, setting after setting, and for each method
 # as many candidates, those of GAN inversion with those of the GAN that it inverts. First stands the cheapest
-# value, or else the usual one. "sampler" is what all that sample from the diffusion model share. "DI
-# from the prompt" is DI as chosen, but for where its vectors start, and so for how many updates they need.
+# value, or else the usual one. "DI from the prompt" is DI as chosen, but for where its vectors start, and so
+# for how many updates they need.
 SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "DI": {
         "inversion.steps_per_image": (25, 50, 100, 200, 400),
@@ -43,17 +43,18 @@ SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
         "generator_lesson.code_noise": (0.3, 0, 0.1, 0.2, 0.4, 0.6, 0.8),
         "generator_lesson.code_weight": (0.1, 0, 0.2, 0.3),
     },
-    "sampler": {
-        "sampling.scheduler": ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DDIMScheduler"),
-        "sampling.num_inference_steps": (5, 4, 10),
-    },
     "KNN": {"retrieval_lesson.k": (25, 16, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300)},
 }
-# What `python -m benchmarks.training_search` tries of the classifiers' training, which all methods share.
-TRAINING: Mapping[str, Sequence[float]] = {
-    "training.batch_size": (64, 32, 16),  # the first as it was before
-    "training.learning_rate": (0.1, 0.05, 0.2),
-    "training.optimiser_steps": (300, 400, 600),
+# What `python -m benchmarks.shared_search` tries of what all methods share, the usual or the cheapest first.
+# The training was searched before the architecture, with "resnet10_narrow".
+SHARED: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "training": {
+        "training.batch_size": (64, 32, 16),
+        "training.learning_rate": (0.1, 0.05, 0.2),
+        "training.optimiser_steps": (300, 400, 600),
+    },
+    "architecture": {"training.architecture": ("resnet8_narrow", "resnet10_narrow")},
+    "sampler": {"sampling.num_inference_steps": (3, 4, 5)},
 }
 
 

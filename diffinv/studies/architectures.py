@@ -30,16 +30,16 @@ def architecture_conditions(
     images_per_real: int,
     real_per_class: int,
 ) -> list[Condition]:
-    """Real images, and samples beside them, for each architecture at its own learning rate."""
+    """Real images, samples alone, and both, for each architecture at its own learning rate."""
     rates = learning_rates()
     conditions = []
     for name in architectures:
         own = replace(training, architecture=name, learning_rate=rates.get(name, training.learning_rate))
+        shared = (own, images_per_real, real_per_class)
         axes = {"architecture": name}
         conditions += [
             Condition("real", Real(), own, 1, real_per_class, axes=axes),
-            Condition(
-                "real + DI", synthesizer, own, images_per_real, real_per_class, with_real=True, axes=axes
-            ),
+            Condition("DI", synthesizer, *shared, axes=axes),
+            Condition("real + DI", synthesizer, *shared, with_real=True, axes=axes),
         ]
     return conditions

@@ -171,7 +171,7 @@ def files_of(folder):
 
 
 def twelve_cells(train, diffusion, **more):
-    training = Training(architecture="resnet10_narrow", optimiser_steps=2, batch_size=8, warmup_steps=1)
+    training = Training(architecture="resnet8_narrow", optimiser_steps=2, batch_size=8, warmup_steps=1)
     di = DiffusionInversion(diffusion, Inversion(steps_per_image=2), sampling=Sampling(num_inference_steps=2))
     conditions = [
         Condition("real", Real(), training),

@@ -20,7 +20,7 @@ from diffinv.datasets import LabelledImages
 from diffinv.foundation.randomness import stream
 
 QUICK = Training(
-    architecture="resnet10_narrow", optimiser_steps=40, batch_size=16, learning_rate=0.05, warmup_steps=4
+    architecture="resnet8_narrow", optimiser_steps=40, batch_size=16, learning_rate=0.05, warmup_steps=4
 )
 
 
@@ -160,7 +160,7 @@ def last_step(images, settings, count):
 def test_samples_are_normalised_apart_and_the_real_statistics_are_those_of_evaluation(toy_images):
     both = with_samples(toy_images, 1)
     settings = replace(QUICK, batch_size=len(both), augmentation="none", split_batch_norm=True)
-    start = build_classifier("resnet10_narrow", 3, 16, generator=stream(0, "classifier", "weights")).train()
+    start = build_classifier("resnet8_narrow", 3, 16, generator=stream(0, "classifier", "weights")).train()
     learned = last_step(both, settings, 1)
     # The first layer has seen one batch: half of it all real images, half all samples.
     pixels = learned.normalise(torch.from_numpy(both.images))
@@ -175,7 +175,7 @@ def test_samples_are_normalised_apart_and_the_real_statistics_are_those_of_evalu
 
 def test_both_halves_teach_the_same_weights(toy_images):
     both = with_samples(toy_images, 1)
-    model = build_classifier("resnet10_narrow", 3, 16, generator=stream(0, "weights")).train()
+    model = build_classifier("resnet8_narrow", 3, 16, generator=stream(0, "weights")).train()
     pixels = torch.randn(len(both), 3, 16, 16, generator=stream(0, "pixels"))
     pixels[len(toy_images) :] = 5 * pixels[len(toy_images) :] + 3
     is_sample = torch.arange(len(both)) >= len(toy_images)
@@ -237,7 +237,7 @@ def test_sizes_of_the_architectures():
         return sum(weight.numel() for weight in build_classifier(name, 10, 32).parameters())
 
     assert size("resnet18") == 11_173_962  # the usual ResNet18 for 32 px and ten classes
-    assert 100_000 < size("resnet10_narrow") < 200_000
+    assert 100_000 < size("resnet8_narrow") < 200_000
 
 
 def test_a_crop_is_a_shift_over_black_and_a_flip_is_a_mirror():

@@ -14,7 +14,7 @@ from diffinv.foundation.randomness import stream
 POLICIES = get_args(Policy)
 CHANGING = [policy for policy in POLICIES if policy != "none"]
 QUICK = Training(
-    architecture="resnet10_narrow", optimiser_steps=5, batch_size=16, learning_rate=0.05, warmup_steps=1
+    architecture="resnet8_narrow", optimiser_steps=5, batch_size=16, learning_rate=0.05, warmup_steps=1
 )
 
 

@@ -22,7 +22,7 @@ from diffinv.metrics.manifolds import manifolds
 from diffinv.studies.grid import accuracy_scores
 
 SHARES = ["precision", "recall", "density", "coverage"]
-TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=3, batch_size=8, warmup_steps=1)
+TRAINING = Training(architecture="resnet8_narrow", optimiser_steps=3, batch_size=8, warmup_steps=1)
 
 
 class Colours:

@@ -77,7 +77,7 @@ def test_a_network_that_cannot_be_compiled_says_so_once_and_goes_on(monkeypatch,
 def test_a_fast_classifier_learns_as_much(toy_images, monkeypatch):
     with_backend(monkeypatch, "eager")
     settings = Training(
-        architecture="resnet10_narrow", optimiser_steps=40, batch_size=8, warmup_steps=4, augmentation="none"
+        architecture="resnet8_narrow", optimiser_steps=40, batch_size=8, warmup_steps=4, augmentation="none"
     )
     plain = train_classifier(toy_images, settings, seed=0)
     fast = train_classifier(toy_images, Training(**{**vars(settings), "fast": True}), seed=0)

@@ -20,7 +20,7 @@ from diffinv.studies.grid import Condition
 from diffinv.synthesizers.base import labelled, numbered
 from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
-TRAINING = Training("resnet10_narrow", optimiser_steps=4, batch_size=8, warmup_steps=1)
+TRAINING = Training("resnet8_narrow", optimiser_steps=4, batch_size=8, warmup_steps=1)
 
 
 @pytest.fixture(scope="module")

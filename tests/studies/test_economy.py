@@ -23,7 +23,7 @@ from diffinv.studies.economy import (
 from diffinv.studies.grid import run_study
 from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
-TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=2, batch_size=8, warmup_steps=1)
+TRAINING = Training(architecture="resnet8_narrow", optimiser_steps=2, batch_size=8, warmup_steps=1)
 
 
 @pytest.fixture
@@ -123,11 +123,11 @@ def test_codecs_sample_from_what_they_give_back_and_count_what_they_share(method
     assert set(rows["codec"]) == {"float32", "int8"}
 
 
-def test_every_architecture_has_the_same_two_training_sets(method):
+def test_every_architecture_has_the_same_three_training_sets(method):
     names = ("vgg_narrow", "vit_narrow")
     conditions = architecture_conditions(names, method, TRAINING, images_per_real=3, real_per_class=2)
     sets = [(c.axes["architecture"], c.name, c.with_real, c.images_per_real) for c in conditions]
-    two = [("real", False, 1), ("real + DI", True, 3)]
-    assert sets == [(name, *each) for name in names for each in two]
-    assert {c.training.architecture for c in conditions[:2]} == {"vgg_narrow"}
-    assert len({c.training.learning_rate for c in conditions[:2]}) == 1
+    three = [("real", False, 1), ("DI", False, 3), ("real + DI", True, 3)]
+    assert sets == [(name, *each) for name in names for each in three]
+    assert {c.training.architecture for c in conditions[:3]} == {"vgg_narrow"}
+    assert len({c.training.learning_rate for c in conditions[:3]}) == 1

@@ -19,7 +19,7 @@ from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 
 INVERSION = Inversion(num_tokens=2, steps_per_image=60, batch_size=8)
 SAMPLING = Sampling(num_inference_steps=20, batch_size=12, resolution=16)
-TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=20, warmup_steps=2, batch_size=16)
+TRAINING = Training(architecture="resnet8_narrow", optimiser_steps=20, warmup_steps=2, batch_size=16)
 
 
 def stages(predicted: Estimate) -> dict[str, StageEstimate]:

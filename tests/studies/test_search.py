@@ -102,7 +102,6 @@ def test_a_setting_without_a_value_is_refused():
 def test_every_method_has_as_many_candidates():
     assert count_candidates(GRID) == 5
     counts = {method: count_candidates(grid) for method, grid in methods.SEARCHED.items()}
-    del counts["sampler"]  # which the methods share
     assert counts.pop("DI from the prompt") == 4  # which has fewer: it changes one thing about DI
     counts["GAN inversion"] += counts.pop("GAN") - 1  # whose own choice comes first
     assert set(counts.values()) == {12}
@@ -110,7 +109,7 @@ def test_every_method_has_as_many_candidates():
 
 def test_what_is_searched_are_settings_of_a_profile():
     tiny = load_profile("tiny")
-    for grid in methods.SEARCHED.values():
+    for grid in (*methods.SEARCHED.values(), *methods.SHARED.values()):
         for setting, values in grid.items():
             part, field = setting.split(".")
             for value in values:

@@ -25,7 +25,7 @@ from diffinv.synthesizers.diffusion_inversion import DiffusionInversion
 from diffinv.synthesizers.real import Real
 
 QUICK = Training(
-    architecture="resnet10_narrow", optimiser_steps=6, batch_size=8, learning_rate=0.05, warmup_steps=1
+    architecture="resnet8_narrow", optimiser_steps=6, batch_size=8, learning_rate=0.05, warmup_steps=1
 )
 
 

@@ -413,7 +413,7 @@ def noisy_images():
     return draw(24, "train"), draw(30, "test")
 
 
-TRAINING = Training(architecture="resnet10_narrow", optimiser_steps=40, batch_size=8, warmup_steps=2)
+TRAINING = Training(architecture="resnet8_narrow", optimiser_steps=40, batch_size=8, warmup_steps=2)
 
 
 def test_upstream_reports_the_best_look_at_the_test_set_and_we_the_last(noisy_images):
