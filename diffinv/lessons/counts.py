@@ -212,7 +212,7 @@ class AblationsLesson:
     initialisations: tuple[str, ...] = ("class_prompt", "normal")
     prompt_steps: int = 0  # updates of vectors that start from the class's prompt; 0 = as many as all others
     guidance_intervals: tuple[tuple[float, float], ...] = ((0.25, 0.75),)  # shares of the timesteps
-    strength_grid: tuple[float, ...] = (0.3, 0.6)  # 1 = from noise alone
+    strength_grid: tuple[float, ...] = (0.4, 0.7)  # 1 = from noise alone; 0.3 of 3 steps would be none
     split_batch_norm: bool = True
     drawn: int = 16  # samples per real image among which CLIP chooses; 0 = it does not
     hard_share: float = 0.375  # of each class: those that a classifier has not learned early; 0 = not tried
