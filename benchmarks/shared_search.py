@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=ASSETS / "settings_search.csv")
     options = parser.parse_args(arguments)
     profile = load_profile(options.profile)
-    architecture = options.architecture or profile.training.architecture
-    profile = profile.changed({"training.architecture": architecture})
+    if options.architecture:
+        profile = profile.changed({"training.architecture": options.architecture})
     profile = replace(profile, seeds=profile.few_seeds[: options.draws])
     diffusion = load_diffusion(profile.model, device=profile.device, dtype=profile.torch_dtype)
     images = sum(len(load_dataset(dataset, split="validation")) for dataset in options.datasets)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         affordable = [value for value in values if _images_seen({**current, setting: value}) <= MOST_IMAGES]
         current[setting] = first_as_good({value: means[value] for value in affordable}, images)
         print(f"{setting}: {means.round(4).to_dict()}, chosen {current[setting]}", flush=True)
-        tries.append(rows.assign(chosen=rows["value"] == current[setting]).astype({"value": object}))
+        tries.append(rows.assign(chosen=rows["value"] == current[setting]))
     for _dataset, own in pd.concat(tries).groupby("dataset", sort=False):
         rows = own.reset_index(drop=True)
         rows.insert(1, "method", options.search)
