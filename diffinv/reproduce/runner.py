@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from diffinv.artefacts.keys import default_cache_dir
 from diffinv.artefacts.writing import ArtefactError
@@ -45,7 +48,7 @@ def reproduce(
     `results_dir` reads what the others wrote: it gets `output` as that folder, and starts when all others
     have ended. An `engine` such as "local 2" or "ray 8 auto" shares the work of every notebook among its
     workers. ValueError for what is unknown: the profile, a number in `only`, a parameter that a chosen
-    notebook does not declare.
+    notebook does not declare. ArtefactError where another run is at one of them in the same `output`.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one notebook has to run at a time.")
@@ -86,28 +89,27 @@ def reproduce(
     log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
     shared = run_record(settings, notebooks)
     cold = not any(default_cache_dir().glob("*"))
-    try:
-        # The embedded U-Net says nothing about how fast a GPU is with a large one: nothing is measured there.
-        speed = unet_calls_per_second() if todo and shared["device"] == "cpu" else None
-        shared["unet_calls_per_second"] = speed
-        expected = {job.name: expected_seconds(before[job.name], job.parameters, speed) for job in todo}
-        with talking(expected, jobs, cold) as talk:
-            writers = [job for job in todo if job.results is None]
-            readers = todo[len(writers) :]
-            for outcome in chain(_run_each(writers, jobs, talk), _run_each(readers, jobs, talk)):
-                name = outcome.job.name
-                key = _key(outcome.job) if outcome.job.results else keys[name]
-                record = {"key": key, **shared, **outcome.measured}
-                record["cold"] = _cold_run(record, before[name], cold)
-                outcomes[name] = _accepted(manifest, outcome, record)
-                if outcome.job.executed.exists():  # a process that was killed may not have begun it
-                    link_pictures(outcome.job.executed, outcome.job.notebook, output)
-                talk.ends(outcomes[name])
-    finally:
-        for job in todo:
-            shutil.rmtree(job.staging, ignore_errors=True)
-        manifest.read()
-        write_site(manifest.notebooks, output, notebooks)
+    with _alone_at(todo):
+        try:
+            # The embedded U-Net says nothing about how fast a GPU is with a large one.
+            speed = unet_calls_per_second() if todo and shared["device"] == "cpu" else None
+            shared["unet_calls_per_second"] = speed
+            expected = {job.name: expected_seconds(before[job.name], job.parameters, speed) for job in todo}
+            with talking(expected, jobs, cold) as talk:
+                writers = [job for job in todo if job.results is None]
+                readers = todo[len(writers) :]
+                for outcome in chain(_run_each(writers, jobs, talk), _run_each(readers, jobs, talk)):
+                    name = outcome.job.name
+                    key = _key(outcome.job) if outcome.job.results else keys[name]
+                    record = {"key": key, **shared, **outcome.measured}
+                    record["cold"] = _cold_run(record, before[name], cold)
+                    outcomes[name] = _accepted(manifest, outcome, record)
+                    if outcome.job.executed.exists():  # a process that was killed may not have begun it
+                        link_pictures(outcome.job.executed, outcome.job.notebook, output)
+                    talk.ends(outcomes[name])
+        finally:
+            manifest.read()
+            write_site(manifest.notebooks, output, notebooks)
     in_order = [outcomes[job.name] for job in chosen]
     log.info(table(in_order))
     return in_order
@@ -138,6 +140,30 @@ def _job(notebook: Path, output: Path, given: Mapping[str, Any], limit: int) -> 
 
 def _key(job: Job) -> str:
     return notebook_key(job.notebook, job.parameters, job.results)
+
+
+@contextmanager
+def _alone_at(jobs: list[Job]) -> Iterator[None]:
+    """Keep other runs into the same folder from these notebooks; remove what is staged in the end."""
+    with ExitStack() as held:
+        busy = []
+        for job in jobs:
+            try:
+                held.enter_context(
+                    FileLock(job.staging.with_name(f".{job.name}.lock"), timeout=0, mode=0o666)
+                )
+            except Timeout:
+                busy.append(job.name)
+        if busy:
+            names, folder = ", ".join(busy), jobs[0].executed.parents[1]
+            raise ArtefactError(
+                f"another run is at {names} in {folder}: wait for it, or name another --output."
+            )
+        try:
+            yield
+        finally:
+            for job in jobs:
+                shutil.rmtree(job.staging, ignore_errors=True)
 
 
 def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:

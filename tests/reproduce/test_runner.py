@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -358,6 +359,24 @@ def test_two_runs_into_one_folder_lose_no_record(tmp_path):
     assert set(Manifest(tmp_path).notebooks) == {"00_a", "01_b", "02_c"}
     with pytest.raises(ArtefactError, match=r"02_c writes c\.png too"):
         accept(second, "03_d", "c.png")
+
+
+def test_a_notebook_that_another_run_is_at_is_refused_and_left_alone(tmp_path):
+    go = tmp_path / "go"
+    wait = f"import time\nwhile not Path({str(go)!r}).exists(): time.sleep(0.05)"
+    for name in ("00_wait", "01_wait"):
+        write_notebook(tmp_path / "notebooks", name, f"name = text = '{name}'", DRAW, wait)
+    write_notebook(tmp_path / "notebooks", "02_other", "name = text = '02_other'", DRAW)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run, tmp_path, only=["0", "1"])
+        wait_for(lambda: (tmp_path / "figures" / "executed" / ".01_wait" / "01_wait.csv").exists())
+        with pytest.raises(ArtefactError, match=r"another run is at 00_wait, 01_wait in .*--output"):
+            run(tmp_path)
+        assert [outcome.status for outcome in run(tmp_path, only=["2"])] == ["done"]
+        go.touch()
+        assert [outcome.status for outcome in first.result()] == ["done", "done"]
+    assert list(manifest_of(tmp_path)["figures"]) == ["00_wait.png", "01_wait.png", "02_other.png"]
+    assert [outcome.status for outcome in run(tmp_path)] == ["up to date"] * 3
 
 
 def test_the_engine_of_a_run_is_that_of_its_notebooks(monkeypatch):
