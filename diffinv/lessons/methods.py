@@ -25,7 +25,7 @@ from diffinv.synthesizers.retrieval.knn_retrieval import KNNRetrieval
 # What `python -m benchmarks.settings_search` tries of each method, setting after setting, and for each method
 # as many candidates, those of GAN inversion with those of the GAN that it inverts. First stands the cheapest
 # value, or else the usual one. "DI from the prompt" is DI as chosen, but for where its vectors start, and so
-# for how many updates they need; its rows are older, found with 300 steps of 64 of "resnet10_narrow".
+# for how many updates they need.
 SEARCHED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "DI": {
         "inversion.steps_per_image": (25, 50, 100, 200, 400),
