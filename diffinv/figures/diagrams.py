@@ -88,7 +88,7 @@ def _sample(
     _arrow(ax, (2.8, 0.9), (left - size / 2 - 0.03, 0.9))
     ax.text(left - size / 2, 1.31, "noise", fontsize=8, ha="left")
     ax.text(right, 1.31, "image", fontsize=8, ha="right")
-    ax.text((left - size / 2 + right) / 2, 0.44, "the same frozen U-Net, many steps, guided", **_CAPTION)
+    ax.text((left - size / 2 + right) / 2, 0.44, "the same frozen U-Net, step by step", **_CAPTION)
     for index, sample in enumerate(samples[:3]):
         _picture(ax, sample, 6.95, middle + 0.18 + (1 - index) * 0.47, 0.44, "")
     _arrow(ax, (right + 0.04, 0.9), (6.67, 0.9))

@@ -14,6 +14,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from diffinv.figures.style import COLOURS, CYCLE, GREY, MARKERS
 
+# Marker, colour and face of an effect, by its verdict.
+LOOKS = {
+    "supported": ("o", COLOURS["real + DI"], COLOURS["real + DI"]),
+    "contradicted": ("X", COLOURS["DI"], COLOURS["DI"]),
+    "no difference": ("s", GREY, GREY),
+    "undecided": ("o", GREY, "white"),
+}
+
 
 def loss_curves(
     ax: Axes,
@@ -108,26 +116,33 @@ def _beside(places: pd.Series, shift: float, values: Sequence[float], log: bool)
     return places + 0.02 * shift * (max(values) - min(values))
 
 
-def bars(ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)") -> Axes:
-    """Horizontal points with intervals in per cent, one row per condition, the value written beside it."""
+def bars(
+    ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)", reference: str | None = None
+) -> Axes:
+    """Horizontal points with intervals in per cent, one row per condition, the value written at the right.
+
+    A dashed line goes down from the condition `reference`.
+    """
     for position, row in enumerate(summary.itertuples(index=False)):
         name, mean = str(row.condition), 100 * row.mean
-        colour = COLOURS.get(name, CYCLE[position % len(CYCLE)])
+        colour = COLOURS.get(name, GREY)
         error = [[max(0.0, mean - 100 * row.low)], [max(0.0, 100 * row.high - mean)]]
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
         ax.annotate(
-            f"{mean:.0f}", (mean, position), (0, 9), textcoords="offset points", ha="center", fontsize=8.5
+            f"{mean:.0f}", (1.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
         )
+        if name == reference:
+            ax.axvline(mean, color="black", linewidth=0.8, dashes=(5, 2))
     return _name_rows(ax, summary["condition"], xlabel)
 
 
 def forest(ax: Axes, effects: pd.DataFrame, label: str, *, xlabel: str) -> Axes:
-    """One row per effect in points with its interval and a line at zero; grey where it holds zero."""
+    """One row per effect in points with its interval, in the look of its verdict, and a line at zero."""
     for position, row in enumerate(effects.itertuples(index=False)):
-        colour = GREY if row.low <= 0 <= row.high else COLOURS["real + DI"] if row.low > 0 else COLOURS["DI"]
+        marker, colour, face = LOOKS[row.verdict]
         ax.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=1.8)
-        ax.plot(100 * row.difference, position, "o", color=colour)
+        ax.plot(100 * row.difference, position, marker, color=colour, markerfacecolor=face)
     ax.axvline(0, color="black", linewidth=0.8)
     return _name_rows(ax, effects[label], xlabel)
 
@@ -206,9 +221,9 @@ def shared_legend(
     fig.legend(list(found.values()), list(found), loc=place, ncols=columns, handlelength=2.4)
 
 
-def grouped_points(ax: Axes, summary: pd.DataFrame, group: str) -> Axes:
+def grouped_points(ax: Axes, summary: pd.DataFrame, group: str, groups: Iterable[str]) -> Axes:
     """Means with their intervals in per cent, one place per group and the conditions side by side in it."""
-    groups, names = (list(dict.fromkeys(summary[column])) for column in (group, "condition"))
+    groups, names = list(groups), list(dict.fromkeys(summary["condition"]))
     for index, name in enumerate(names):
         own = summary[summary["condition"] == name].set_index(group).reindex(groups)
         at = np.arange(len(groups)) + 0.2 * (index - (len(names) - 1) / 2)
@@ -265,26 +280,20 @@ def ledger_figure(rows: pd.DataFrame, datasets: Sequence[str]) -> Figure:
     fig, axes = plt.subplots(
         1, len(datasets), figsize=(9.2, 1.1 + 0.19 * gaps[-1]), sharex=True, sharey=True, squeeze=False
     )
-    looks = {
-        "supported": ("o", COLOURS["real + DI"], COLOURS["real + DI"]),
-        "contradicted": ("X", COLOURS["DI"], COLOURS["DI"]),
-        "no difference": ("s", GREY, GREY),
-        "undecided": ("o", GREY, "white"),
-    }
     for ax, dataset in zip(axes[0], datasets, strict=True):
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set_title(dataset)
         for row in rows.itertuples():
             y = place[row.claim]
-            if row.verdict not in looks:
+            if row.verdict not in LOOKS:
                 said, colour = (row.verdict, GREY) if ax is axes[0, 0] else ("", GREY)
             elif row.unit == "times":
-                said, colour = f"{row.difference:.1f} times: {row.verdict}", looks[row.verdict][1]
+                said, colour = f"{row.difference:.1f} times: {row.verdict}", LOOKS[row.verdict][1]
                 said = said if ax is axes[0, 0] else ""
             else:
                 said, colour = "", GREY
                 if row.dataset == dataset:
-                    marker, line, face = looks[row.verdict]
+                    marker, line, face = LOOKS[row.verdict]
                     ax.plot([100 * row.low, 100 * row.high], [y, y], color=line, linewidth=1.5)
                     ax.plot(
                         100 * row.difference, y, marker, color=line, markerfacecolor=face, label=row.verdict

@@ -49,8 +49,11 @@ def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     """The conditions that the paper did not try, what they change first: samples alone, and beside real."""
     asked = [each for each in comparisons if each.question[0] != "("]
     sides = {side.name: side for side in (*(each.b for each in asked), *(each.a for each in asked))}
-    alone = [name for name, side in sides.items() if not side.with_real]
-    return alone, [name for name in sides if name not in alone and not name.startswith("share")]
+    names = sorted(
+        sides, key=lambda name: name not in (AS_CHOSEN, BOTH)
+    )  # what is changed, before the changes
+    alone = [name for name in names if not sides[name].with_real]
+    return alone, [name for name in names if name not in alone and not name.startswith("share")]
 
 
 def cheapest_other(lesson: Lesson) -> list[str]:
@@ -74,10 +77,11 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
         yield Comparison(f"(i) guidance {scale:g} or none?", guided(scale), guided(1.0))
     fewest, scale = counts.updates_grid[0], counts.guidance_scale
     fewer = _changed(base, f"{fewest} updates", {"inversion.steps_per_image": fewest})
-    yield Comparison(f"(i) its own updates or {fewest}?", base, fewer)
+    own_updates = f"(i) {own.inversion.steps_per_image} updates, as chosen, or {fewest}?"
+    yield Comparison(own_updates, base, fewer, "updates")
     steered, empty = {"sampling.guidance_scale": scale}, {"perturbation.unconditional": "empty_prompt"}
     from_empty = _changed(base, "empty string", {**steered, **empty})
-    yield Comparison("(i) from the mean vector or the empty string?", guided(scale), from_empty)
+    yield Comparison("(i) away from the mean vector or the empty string?", guided(scale), from_empty)
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
         there = {**steered, "sampling.resolution": native, **steps}
@@ -89,13 +93,15 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
         few = replace(fewer, images_per_real=counts.number_grid[0])
         from_mean = _changed(few, f"mean, {native} px", there)
         from_empty = _changed(from_mean, f"empty string, {native} px", empty)
-        yield Comparison(f"(i) the same at {native} px?", from_mean, from_empty)
+        yield Comparison(
+            f"(i) away from the mean vector or the empty string, at {native} px?", from_mean, from_empty
+        )
     from_class = _changed(base, "class mean", {**steered, "perturbation.unconditional": "class_mean"})
-    yield Comparison("(i) from the mean of all or of the class?", guided(scale), from_class)
+    yield Comparison("(i) away from the mean of all or of the class?", guided(scale), from_class)
     for low, high in counts.guidance_intervals:
         name = f"guidance {scale:g} in {low:g} to {high:g}"
         part = _changed(guided(scale), name, {"sampling.guidance_interval": (low, high)})
-        question = f"guidance {scale:g} at some timesteps, {low:g} to {high:g}, or at all?"
+        question = f"guidance {scale:g} at the timesteps {low:g} to {high:g} only, or at all of them?"
         yield Comparison(question, part, guided(scale))
 
 
@@ -103,16 +109,18 @@ def _perturbation(own: Profile, base: Condition) -> Iterator[Comparison]:
     """Fig. 8c and 8d, Table 5, claim (j): each with few samples and with many."""
     counts = own.ablations_lesson
     noise, weight = max(counts.noise_grid), max(counts.weight_grid)
-    values: dict[str, dict[str, Any]] = {
-        f"noise {noise:g}": {"perturbation.noise_std": noise},
-        "no partner": {"perturbation.interpolation_weight": 0},
-        f"partner {weight:g}": {"perturbation.interpolation_weight": weight},
+    usual = own.perturbation
+    values: dict[str, tuple[float, dict[str, Any]]] = {
+        f"noise {noise:g}": (usual.noise_std, {"perturbation.noise_std": noise}),
+        "partner 0": (usual.interpolation_weight, {"perturbation.interpolation_weight": 0}),
+        f"partner {weight:g}": (usual.interpolation_weight, {"perturbation.interpolation_weight": weight}),
     }
     for amount, number in (("few", counts.number_grid[0]), ("many", counts.number_grid[-1])):
         as_chosen = replace(base, name=f"{AS_CHOSEN}, {amount}", images_per_real=number)
-        for name, changes in values.items():
+        for name, (other, changes) in values.items():
             changed = _changed(as_chosen, f"{name}, {amount}", changes)
-            yield Comparison(f"(j) {name}, samples per real image: {number}?", changed, as_chosen)
+            question = f"(j) {name} or {other:g}, with {number} per real image?"
+            yield Comparison(question, changed, as_chosen, changed.name)
 
 
 def _training(own: Profile, base: Condition) -> Iterator[Comparison]:
@@ -134,16 +142,16 @@ def _samples(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> I
     method: Any = base.synthesizer
     if counts.drawn:
         surest = MostConfident(method, clip, prompt_for(dataset, "{}"), counts.drawn)
-        question = f"the {base.images_per_real} of {counts.drawn} that CLIP is surest of?"
-        yield Comparison(question, replace(base, name="surest", synthesizer=surest), base)
+        name = f"CLIP's surest {base.images_per_real} of {counts.drawn}"
+        yield Comparison(f"{name}, or any?", replace(base, name=name, synthesizer=surest), base)
     if counts.hard_share:
         some = OfSome(method, counts.hard_share, base.training, counts.early_steps)
-        hard = replace(both, name="not learned early", synthesizer=some)
-        any_ = replace(both, name="as many at random", synthesizer=replace(some, judge=None))
+        hard = replace(both, name="of images not learned early", synthesizer=some)
+        any_ = replace(both, name="of as many at random", synthesizer=replace(some, judge=None))
         yield Comparison("samples of images not learned early, or of all?", hard, both)
-        yield Comparison("of those, or of as many others?", hard, any_)
+        yield Comparison("samples of images not learned early, or of as many at random?", hard, any_)
     for strength in counts.strength_grid:
-        near = _changed(base, f"strength {strength:g}", {"sampling.strength": strength})
+        near = _changed(base, f"from the original noised by {strength:g}", {"sampling.strength": strength})
         yield Comparison(f"from the original noised by {strength:g}, or from noise?", near, base)
 
 

@@ -106,26 +106,27 @@ def datasets_of(rows: pd.DataFrame) -> list[str]:
 
 
 def compact_table(rows: pd.DataFrame) -> str:
-    """A ledger as Markdown with one line per letter: each claim's mark and effect, in the ledger's order.
+    """A ledger as Markdown with one row per letter, and in it one line per claim: its mark and its effect.
 
-    ✓ is supported, ✗ contradicted, = no difference, ? undecided; effects in points of accuracy, or "x" for
-    times.
+    ✓ is supported, ✗ contradicted, = no difference, ? undecided, - not tested; effects in points of accuracy,
+    or "x" for times.
     """
     datasets = datasets_of(rows)
+    marks = {(row.claim, row.dataset): _mark(row) for row in rows.itertuples() if row.verdict in MARKS}
     lines = []
     for letter, statement in STATEMENTS.items():
-        own = rows[(rows["letter"] == letter) & (rows["verdict"] != NOT_TESTED)]
-        cells = [_marks(own[own["dataset"].isin([name, EVERY])]) for name in datasets]
-        lines.append([f"{letter} {statement}", *(cell or NOT_TESTED for cell in cells)])
+        claims = dict.fromkeys(claim for claim, _ in marks if claim[:3] == letter)
+        said = [[f"**{letter} {statement}**", *["" if claims else NOT_TESTED] * len(datasets)]]
+        for claim in claims:
+            effects = [marks.get((claim, name), marks.get((claim, EVERY), "-")) for name in datasets]
+            said.append([claim[4:], *effects])
+        lines.append(["<br>".join(column) for column in zip(*said, strict=True)])
     return markdown_table(["claim of the paper", *datasets], lines)
 
 
-def _marks(rows: pd.DataFrame) -> str:
-    said = []
-    for row in rows.itertuples():
-        effect = f"{row.difference:.1f}x" if row.unit == TIMES else f"{100 * row.difference:+.0f}"
-        said.append(f"{MARKS[row.verdict]} {effect}")
-    return ", ".join(said)
+def _mark(row) -> str:
+    effect = f"{row.difference:.1f}x" if row.unit == TIMES else f"{100 * row.difference:+.1f}"
+    return f"{MARKS[row.verdict]} {effect}"
 
 
 def advice(rows: pd.DataFrame) -> dict[str, str]:

@@ -192,13 +192,17 @@ def test_intervals_of_a_share_stay_within_what_a_share_can_be(summary):
 def test_bars_show_means_and_intervals(summary):
     rows = summary.groupby("condition", sort=False).first().reset_index()
     _, ax = plt.subplots()
-    bars(ax, rows)
+    bars(ax, rows, reference="real + DI")
     np.testing.assert_allclose([patch.get_width() for patch in ax.patches], 100 * rows["mean"])
+    assert [text.get_text() for text in ax.texts] == [f"{100 * mean:.0f}" for mean in rows["mean"]]
+    line = ax.lines[-1].get_xdata()
+    assert line[0] == line[1] == 100 * rows.set_index("condition").loc["real + DI", "mean"]
 
 
 def test_effects_clear_of_zero_stand_out():
     effects = pd.DataFrame({"claim": ["up", "open", "down"], "difference": [0.2, 0.0, -0.2]})
     effects = effects.assign(low=effects["difference"] - 0.1, high=effects["difference"] + 0.1)
+    effects["verdict"] = ["supported", "undecided", "contradicted"]
     _, ax = plt.subplots()
     forest(ax, effects, "claim", xlabel="effect (points)")
     spans = [line for line in ax.lines if line.get_marker() == "None" and len(set(line.get_xdata())) == 2]
@@ -210,7 +214,7 @@ def test_effects_clear_of_zero_stand_out():
 def test_rows_are_named_and_read_from_the_top(summary, draw):
     rows = summary.groupby("condition", sort=False).first().reset_index()
     _, ax = plt.subplots()
-    draw(ax, rows.assign(difference=rows["mean"]))
+    draw(ax, rows.assign(difference=rows["mean"], verdict="undecided"))
     assert dict(zip(ax.get_yticks(), (tick.get_text() for tick in ax.get_yticklabels()), strict=True)) == {
         0: "DI",
         1: "real + DI",

@@ -152,11 +152,16 @@ def test_the_samples_and_the_batches_of_an_ablation_are_the_ones_it_names(tinysd
     assert middle == replace(whole, guidance_interval=(0.25, 0.75)) and whole.guidance_scale == 2
     calls = [calls_per_sample(tinysd, each) for each in (base.synthesizer.sampling, middle, whole)]
     assert calls == sorted(set(calls))
-    assert sides["strength 0.4"].synthesizer.sampling.strength == 0.4 and not sides["strength 0.4"].with_real
+    assert (
+        sides["from the original noised by 0.4"].synthesizer.sampling.strength == 0.4
+        and not sides["from the original noised by 0.4"].with_real
+    )
     apart = sides["batch norm apart"]
     assert apart.training.split_batch_norm and apart.with_real
     alone, beside = beyond(pairs)
-    assert {"strength 0.4", "as chosen", "guidance 2", "from the class prompt"} <= set(alone)
+    assert {"from the original noised by 0.4", "as chosen", "guidance 2", "from the class prompt"} <= set(
+        alone
+    )
     assert {"real + DI", "batch norm apart"} <= set(beside) and not set(alone) & set(beside)
 
 

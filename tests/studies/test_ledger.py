@@ -82,8 +82,11 @@ def test_one_line_per_letter_with_every_effect(folders, capsys):
     write(folders[1], "runtime_claims", timed)
     lines = compact_table(ledger(*folders)).splitlines()
     assert len(lines) == 2 + len(STATEMENTS)
-    assert lines[2].endswith("| ? +10 | ? +10 |") and lines[3].endswith("| ✗ -10 | ✓ +10 |")
-    assert lines[7].endswith("| ✓ 3.5x | ✓ 3.5x |") and lines[8].endswith(f"| {NOT_TESTED} | {NOT_TESTED} |")
+    assert lines[2].endswith(f"**<br>{PAYS[4:]} | <br>? +10.0 | <br>? +10.0 |")
+    assert lines[3].endswith("| <br>✗ -10.0 | <br>✓ +10.0 |")
+    assert lines[7].endswith("| <br>✓ 3.5x | <br>✓ 3.5x |") and lines[8].endswith(
+        f"| {NOT_TESTED} | {NOT_TESTED} |"
+    )
     assert main(["findings", "--compact", str(folders[0])]) == 0
     assert capsys.readouterr().out.splitlines()[2] == lines[2]
 
