@@ -199,7 +199,8 @@ SMOKE = replace(
 )
 
 # A free Colab GPU, a T4 with 15 GB: Stable Diffusion itself, at the paper's side for small images, with so
-# few of them that a notebook is done within 45 minutes, by benchmarks/cost_by_counts.py.
+# few of them that a notebook is done within 45 minutes, by benchmarks/cost_by_counts.py. Classifiers are
+# trained as in `tiny`, on as few real images: large batches would flatter the samples.
 COLAB = replace(
     TINY,
     name="colab",
@@ -212,7 +213,6 @@ COLAB = replace(
     dataset_settings=COLABS_DATASETS,
     inversion=Inversion(steps_per_image=200, batch_size=32),
     sampling=Sampling(num_inference_steps=20, resolution=128, batch_size=64),
-    training=Training(architecture="resnet8_narrow", optimiser_steps=500, batch_size=64, warmup_steps=50),
     sampling_lesson=SamplingLesson(real_per_class=4, gallery_copies=4),
     classifier_lesson=ClassifierLesson(
         pool_per_class=6,
