@@ -180,7 +180,7 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
 
 def ablations(own: Profile, name: str) -> Work:
     """Each vector, sample and classifier of the conditions that lesson 10 declares, once."""
-    classes, seeds = len(dataset_card(name).class_names), len(own.few_seeds)
+    classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
     tokenizer = SimpleNamespace(model_max_length=PROMPT_TOKENS)
     diffusion: Any = SimpleNamespace(native_resolution=NATIVE, tokenizer=tokenizer)
     clip: Any = None

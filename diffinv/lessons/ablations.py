@@ -89,8 +89,8 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
             share = ((own.sampling.resolution or native) / native) ** 2
             for stage in ("inversion", "sampling"):
                 there[f"{stage}.batch_size"] = max(1, int(share * getattr(own, stage).batch_size))
-        # An update there takes several times as long.
-        few = replace(fewer, images_per_real=counts.number_grid[0])
+        there["inversion.steps_per_image"] = counts.native_updates
+        few = replace(base, images_per_real=counts.native_images_per_real)
         from_mean = _changed(few, f"mean, {native} px", there)
         from_empty = _changed(from_mean, f"empty string, {native} px", empty)
         yield Comparison(
