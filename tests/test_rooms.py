@@ -1,4 +1,4 @@
-"""The rooms of the package: which imports which, what the README says of them, and what is public."""
+"""The rooms of the package: which imports which, what CONTRIBUTING says of them, and what is public."""
 
 import ast
 import re
@@ -59,10 +59,8 @@ def test_every_room_has_its_place_on_the_stair():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
-def test_the_readme_has_a_map_of_the_rooms_from_the_roof_down():
-    text = (
-        (PACKAGE.parent / "README.md").read_text().split("## The rooms of the package")[1].split("\n## ")[0]
-    )
+def test_contributing_has_a_map_of_the_rooms_from_the_roof_down():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text().split("## The rooms of the package")[1]
     assert re.findall(r"^\| `(\w+)/`", text, re.M) == [*STAIR, FACTORY]
 
 

@@ -203,7 +203,7 @@ class AblationsLesson:
     guidance_grid: tuple[float, ...] = (1.0, 2.0, 4.0)
     guidance_scale: float = 2.0  # where the unconditional vector is compared: it needs guidance
     inference_steps_grid: tuple[int, ...] = (6,)
-    # At the native side, where all costs several times as much. After 10 updates nothing is learned from samples.
+    # At the native side, where all costs several times as much. After 10 updates, no sample teaches anything.
     native_updates: int = 50
     native_images_per_real: int = 4
     native_inference_steps: int = 3  # 0 = nothing is compared there
