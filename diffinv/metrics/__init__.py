@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "diversity_between",
             "frechet_distance",
             "gaussian_distance",
-            "image_features",
             "kernel_distance",
             "nearest_neighbour_distances",
         ],
