@@ -95,24 +95,20 @@ def add_noise(
 
 
 def unconditional_embedding(
-    store: EmbeddingStore | None,
+    store: EmbeddingStore,
     kind: Unconditional,
     diffusion: FrozenDiffusion,
-    labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"] | None = None,
+    labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"],
 ) -> Float[Tensor, "one_or_sample unconditional_token channel"]:
     """Make the vectors that guidance steers away from: one row for all samples, or one each for "class_mean".
 
-    "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class and needs
-    `labels`, "empty_prompt" is the text encoder's answer to "", whose number of tokens may differ.
+    "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class,
+    "empty_prompt" is the text encoder's answer to "", whose number of tokens may differ.
     """
     if kind == "empty_prompt":
         return diffusion.encode_prompt([""])
-    if store is None:
-        raise ValueError(f"The unconditional vector {kind!r} is a mean of learned vectors; give it a store.")
     if kind == "mean":
         return store.mean()[None]
-    if labels is None:
-        raise ValueError("The unconditional vector 'class_mean' needs the samples' labels; pass labels=.")
     wanted = torch.as_tensor(labels).tolist()
     means = {label: store.class_mean(label) for label in set(wanted)}
     return torch.stack([means[label] for label in wanted])
