@@ -146,5 +146,6 @@ def test_settings_out_of_range_are_refused(change, culprit):
 
 
 def test_sources_and_copies_come_in_pairs():
-    with pytest.raises(ValueError, match="2 sources came with 1 copy numbers"):
-        conditioning_for(make_store([0, 0]), [0, 1], [0], NOTHING, seed=0)
+    for settings in (NOTHING, Perturbation()):
+        with pytest.raises(ValueError, match="2 sources came with 1 copy numbers"):
+            conditioning_for(make_store([0, 0]), [0, 1], [0], settings, seed=0)
