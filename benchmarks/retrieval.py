@@ -104,7 +104,7 @@ def build(chosen: argparse.Namespace) -> dict[str, Any]:
 def search(chosen: argparse.Namespace) -> dict[str, Any]:
     from diffinv.synthesizers.retrieval.index import PoolIndex, open_index
 
-    index = PoolIndex(None, open_index(chosen.folder / "index.faiss"), ())  # type: ignore[arg-type]
+    index = PoolIndex(None, open_index(chosen.folder / "index.faiss"))  # type: ignore[arg-type]
     queries = vectors("queries", 0, chosen.queries, chosen.width)
     started = time.perf_counter()
     rows, _ = index.search(queries, chosen.k)

@@ -1,9 +1,8 @@
-"""The paper's datasets by name: where each lies, its classes in words, its splits, statistics and licence."""
+"""The paper's datasets by name: where each lies, its classes in words, its splits and licence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from diffinv.datasets.decoding import DatasetError
 
@@ -58,14 +57,11 @@ class DatasetCard(Depiction):
     """What is known of a dataset before it is loaded.
 
     `class_names` are words for prompts, in the order of the labels. `resolution` is that of the images, or
-    where they differ in size the paper's. `mean` and `std` are those of the training pixels in [0, 1], per
-    channel.
+    where they differ in size the paper's.
     """
 
     class_names: tuple[str, ...]
     resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     licence: str
     source: HubSource | NpzSource
 
@@ -112,11 +108,17 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.replace("\n", " ").split(", "))
 
 
-def _medmnist(name: str, md5: str, class_names: str, licence: str = "CC-BY-4.0", **known: Any) -> DatasetCard:
+def _medmnist(
+    name: str, md5: str, class_names: str, prompt_template: str, licence: str = "CC-BY-4.0"
+) -> DatasetCard:
     """Addresses, checksums, classes and licences are those of MedMNIST 3.0.2 (Yang et al. 2023)."""
-    source = NpzSource(f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", md5)
-    names = _names(class_names)
-    return DatasetCard(class_names=names, resolution=28, licence=licence, source=source, **known)
+    return DatasetCard(
+        class_names=_names(class_names),
+        resolution=28,
+        licence=licence,
+        prompt_template=prompt_template,
+        source=NpzSource(f"https://zenodo.org/records/10519652/files/{name}.npz?download=1", md5),
+    )
 
 
 _EUROSAT = tuple(f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test"))
@@ -132,14 +134,11 @@ squirrel, streetcar, sunflower, sweet pepper, table, tank, telephone, television
 trout, tulip, turtle, wardrobe, whale, willow tree, wolf, woman, worm""")
 
 # Every revision was seen in public records of the hub to hold these files; None would mean that it was not,
-# and would take the newest. The statistics are those that public training code states for each training set,
-# to be compared with other work: the classifiers here normalise by the images that they are trained on.
+# and would take the newest.
 CATALOGUE: dict[str, DatasetCard] = {
     "cifar10": DatasetCard(
         class_names=_names("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"),
         resolution=32,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
         licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
         prompt_template="a photo of a {}",
         source=_standard(
@@ -149,8 +148,6 @@ CATALOGUE: dict[str, DatasetCard] = {
     "cifar100": DatasetCard(
         class_names=_CIFAR100_CLASSES,
         resolution=32,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
         licence="not stated by its authors (Krizhevsky 2009), who ask to be cited",
         prompt_template="a photo of a {}",
         source=_standard(
@@ -165,8 +162,6 @@ CATALOGUE: dict[str, DatasetCard] = {
     "stl10": DatasetCard(
         class_names=_names("airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck"),
         resolution=96,
-        mean=(0.4467, 0.4398, 0.4066),
-        std=(0.2603, 0.2566, 0.2713),
         licence="not stated by its authors (Coates, Ng, Lee 2011); the images come from ImageNet",
         prompt_template="a photo of a {}",
         source=_standard("tanganke/stl10", "49ae7f94508f7feae62baf836db284306eab0b0f", "data"),
@@ -179,8 +174,6 @@ CATALOGUE: dict[str, DatasetCard] = {
             "gas pump, golf ball, parachute"
         ),
         resolution=256,
-        mean=(0.485, 0.456, 0.406),  # those of ImageNet, whose subset it is
-        std=(0.229, 0.224, 0.225),
         licence="Apache-2.0 (the selection); the images are ImageNet's, for non-commercial research",
         prompt_template="a photo of a {}",
         source=HubSource(
@@ -199,8 +192,6 @@ CATALOGUE: dict[str, DatasetCard] = {
             "pasture land, permanent crop land, residential buildings, river, sea or lake"
         ),
         resolution=64,
-        mean=(0.3444, 0.3803, 0.4078),
-        std=(0.2036, 0.1366, 0.1148),
         licence="MIT; contains Copernicus Sentinel data",
         prompt_template="a centered satellite photo of {}",
         source=HubSource(
@@ -218,27 +209,21 @@ CATALOGUE: dict[str, DatasetCard] = {
         "a8b06965200029087d5bd730944a56c1",
         "adipose tissue, background, debris, lymphocytes, mucus, smooth muscle, normal colon mucosa, "
         "cancer-associated stroma, colorectal adenocarcinoma epithelium",
-        mean=(0.7405, 0.5330, 0.7058),
-        std=(0.1237, 0.1768, 0.1244),
-        prompt_template="a histology slide of {}",
+        "a histology slide of {}",
     ),
     "bloodmnist": _medmnist(
         "bloodmnist",
         "7053d0359d879ad8a5505303e11de1dc",
         "basophil, eosinophil, erythroblast, immature granulocyte, lymphocyte, monocyte, neutrophil, "
         "platelet",
-        mean=(0.7943, 0.6597, 0.6962),
-        std=(0.2156, 0.2416, 0.1179),
-        prompt_template="a microscope image of a {} in a blood smear",
+        "a microscope image of a {} in a blood smear",
     ),
     "dermamnist": _medmnist(
         "dermamnist",
         "0744692d530f8e62ec473284d019b0c7",
         "actinic keratosis, basal cell carcinoma, benign keratosis, dermatofibroma, melanoma, "
         "melanocytic nevus, vascular lesion",
+        "a dermatoscopic photo of a {}",
         licence="CC-BY-NC-4.0",
-        mean=(0.7631, 0.5381, 0.5614),
-        std=(0.1366, 0.1543, 0.1692),
-        prompt_template="a dermatoscopic photo of a {}",
     ),
 }

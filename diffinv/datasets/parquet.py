@@ -76,10 +76,10 @@ def write_parquet(
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def images_on_disk(path: Path) -> tuple[RowsOnDisk, Int[np.ndarray, " image"], list[str], list[str] | None]:
-    """The images of a file that `write_parquet` made, read as they are needed; labels, ids and sources.
+def read_parquet(path: Path) -> Rows:
+    """Read a file that `write_parquet` made; DatasetError if it is damaged or has other columns.
 
-    DatasetError if it is damaged, or holds images of several sizes, which shows when they are read.
+    Images that are too many for the memory stay in the file.
     """
     with _reading(path) as file:
         names = [name for name in file.schema_arrow.names if name != "image"]
@@ -87,8 +87,14 @@ def images_on_disk(path: Path) -> tuple[RowsOnDisk, Int[np.ndarray, " image"], l
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
     first = _decoded_rows((path, 0), [0]).shape[1:] if len(table) else (1, 1, 3)
     images = RowsOnDisk(_decoded_rows, [(path, group) for group in groups], sizes, first, np.uint8)
-    sources = table["source"].to_pylist() if "source" in names else None
-    return images, table["label"].to_numpy().astype(np.int64), table["id"].to_pylist(), sources
+    try:
+        found = pick(images, range(len(images)))
+    except ValueError as error:  # another shape than the first one's
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.") from error
+    labels, ids = table["label"].to_numpy().astype(np.int64), tuple(table["id"].to_pylist())
+    return Rows(found, labels, ids, tuple(table["source"].to_pylist()) if "source" in names else None)
 
 
 def _decoded_rows(
@@ -102,21 +108,6 @@ def _decoded_rows(
     if len({image.shape for image in images}) > 1:
         raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.")
     return np.stack(images)
-
-
-def read_parquet(path: Path) -> Rows:
-    """Read a file that `write_parquet` made; DatasetError if it is damaged or has other columns.
-
-    Images that are too many for the memory stay in the file.
-    """
-    images, labels, ids, sources = images_on_disk(path)
-    try:
-        found = pick(images, range(len(images)))
-    except ValueError as error:  # another shape than the first one's
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path} holds images of several sizes: store them at one resolution.") from error
-    return Rows(found, labels, tuple(ids), None if sources is None else tuple(sources))
 
 
 class Columns(NamedTuple):

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffinv.datasets import LabelledImages
 from diffinv.metrics.copies import Closeness, authentic, closeness
-from diffinv.metrics.distances import image_features
 from diffinv.metrics.manifolds import Manifolds, manifolds
 from diffinv.metrics.neighbours import Features, nearest_neighbours
 
@@ -49,7 +48,7 @@ def measure(images: LabelledImages, clip: Any, num_neighbours: int, role: str) -
             f"there are only {len(images)} {role} images, and each needs {num_neighbours} neighbours: "
             f"give more, or choose fewer neighbours."
         )
-    features = image_features(clip, images.images)
+    features = clip.image_features(images.images)
     others = nearest_neighbours(features, features, num_neighbours, leave_one_out=True).distances
     return Measured(features, own_distances=others[:, 0], radii=others[:, -1])
 

@@ -172,7 +172,7 @@ def heat_map(
 ) -> Axes:
     """A table of numbers as colours, with what `said` has written in each cell; NaN stays white.
 
-    The columns have two levels: groups, which are set apart and named above, and the columns in each.
+    Where the columns have two levels, the first are groups, which are set apart and named above.
     """
     values = table.to_numpy(float)
     palette = plt.get_cmap(colours)
@@ -183,13 +183,15 @@ def heat_map(
         red, green, blue, _ = palette((value - limits[0]) / (limits[1] - limits[0]))
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
         ax.text(column, row, said.iat[row, column], ha="center", va="center", color=ink, fontsize=8)
-    groups = table.columns.get_level_values(0)
-    for group in groups.unique():
-        places = np.flatnonzero(groups == group)
-        ax.text(places.mean(), -0.65, str(group), ha="center", va="bottom", fontweight="bold", fontsize=9)
-        if places[0]:
-            ax.axvline(places[0] - 0.5, color="white", linewidth=5)
-    ax.set_xticks(range(len(groups)), [str(name) for name in table.columns.get_level_values(1)])
+    if table.columns.nlevels > 1:
+        groups = table.columns.get_level_values(0)
+        for group in groups.unique():
+            places = np.flatnonzero(groups == group)
+            ax.text(places.mean(), -0.65, str(group), ha="center", va="bottom", fontweight="bold", fontsize=9)
+            if places[0]:
+                ax.axvline(places[0] - 0.5, color="white", linewidth=5)
+    names = table.columns.get_level_values(-1)
+    ax.set_xticks(range(len(names)), [str(name) for name in names])
     ax.set_yticks(range(len(table)), [str(name) for name in table.index])
     ax.tick_params(length=0)
     ax.grid(False)

@@ -23,6 +23,10 @@ def sample_streams(
     seed: int, key: str, ids: Sequence[str], sources: Sequence[int], copies: Sequence[int]
 ) -> list[torch.Generator]:
     """The stream of each sample, which its source, a place among `ids`, and its copy number name."""
+    if len(sources) != len(copies):
+        raise ValueError(
+            f"{len(sources)} sources came with {len(copies)} copy numbers; pass one copy number per source."
+        )
     return [stream(seed, key, ids[source], copy) for source, copy in zip(sources, copies, strict=True)]
 
 

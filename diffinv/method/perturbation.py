@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffinv.foundation.checks import check_fields
-from diffinv.foundation.randomness import sample_streams, stream
+from diffinv.foundation.randomness import sample_streams
 from diffinv.method.store import EmbeddingStore
 from diffinv.models.diffusion import FrozenDiffusion
 
@@ -37,7 +37,6 @@ def conditioning_for(
     A row depends on the seed, the source's id, the copy number and, when interpolating, on which images of
     its class the store holds; never on the other rows.
     """
-    _check_pairs(sources, copies)
     embeddings = store.embeddings[list(sources)]
     if settings.interpolation_weight > 0:
         chosen = store.embeddings[partners(store, sources, copies, seed)]
@@ -51,14 +50,13 @@ def partners(store: EmbeddingStore, sources: Sequence[int], copies: Sequence[int
 
     Raises ValueError where a class has no other image.
     """
-    _check_pairs(sources, copies)
     labels = store.labels.numpy()
     require_partners(labels[list(sources)], labels, store.class_names)
     chosen = []
-    for source, copy in zip(sources, copies, strict=True):
+    streams = sample_streams(seed, "partner", store.ids, sources, copies)
+    for source, generator in zip(sources, streams, strict=True):
         # differs from upstream: a partner never equals self and never comes from another class
         members = store.classmates[int(labels[source])]
-        generator = stream(seed, "partner", store.ids[source], copy)
         draw = int(torch.randint(len(members) - 1, (), generator=generator))
         chosen.append(int(members[draw + int(draw >= store.places_in_class[source])]))
     return chosen
@@ -95,31 +93,20 @@ def add_noise(
 
 
 def unconditional_embedding(
-    store: EmbeddingStore | None,
+    store: EmbeddingStore,
     kind: Unconditional,
     diffusion: FrozenDiffusion,
-    labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"] | None = None,
+    labels: Sequence[int] | Int[np.ndarray, " sample"] | Int[Tensor, " sample"],
 ) -> Float[Tensor, "one_or_sample unconditional_token channel"]:
     """Make the vectors that guidance steers away from: one row for all samples, or one each for "class_mean".
 
-    "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class and needs
-    `labels`, "empty_prompt" is the text encoder's answer to "", whose number of tokens may differ.
+    "mean" is the mean of all learned vectors (section 3.2), "class_mean" that of the sample's class,
+    "empty_prompt" is the text encoder's answer to "", whose number of tokens may differ.
     """
     if kind == "empty_prompt":
         return diffusion.encode_prompt([""])
-    if store is None:
-        raise ValueError(f"The unconditional vector {kind!r} is a mean of learned vectors; give it a store.")
     if kind == "mean":
         return store.mean()[None]
-    if labels is None:
-        raise ValueError("The unconditional vector 'class_mean' needs the samples' labels; pass labels=.")
     wanted = torch.as_tensor(labels).tolist()
     means = {label: store.class_mean(label) for label in set(wanted)}
     return torch.stack([means[label] for label in wanted])
-
-
-def _check_pairs(sources: Sequence[int], copies: Sequence[int]) -> None:
-    if len(sources) != len(copies):
-        raise ValueError(
-            f"{len(sources)} sources came with {len(copies)} copy numbers; pass one copy number per source."
-        )

@@ -5,16 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "manifolds": ["Manifolds", "precision", "recall"],
-        "distances": [
-            "diversity",
-            "diversity_between",
-            "frechet_distance",
-            "gaussian_distance",
-            "image_features",
-            "kernel_distance",
-            "nearest_neighbour_distances",
-        ],
-        "copies": ["Closeness", "authentic", "closeness"],
+        "manifolds": ["precision", "recall"],
+        "distances": ["diversity", "frechet_distance", "nearest_neighbour_distances"],
     },
 )

@@ -6,20 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffinv.metrics.neighbours import BLOCK, Features, check_features, nearest_neighbours, sum_of_distances
-
-
-def image_features(model: Any, images: UInt8[np.ndarray, "image height width 3"]) -> Features:
-    """Features of a FrozenClip; of a FrozenDiffusion the mean latents, flattened."""
-    if hasattr(model, "image_features"):
-        return model.image_features(images)
-    if hasattr(model, "latent_moments"):
-        return model.latent_moments(images)[0].flatten(1)
-    raise ValueError(f"a {type(model).__name__} makes no features: give a FrozenClip or a FrozenDiffusion.")
 
 
 def frechet_distance(features_a: Features, features_b: Features) -> float:

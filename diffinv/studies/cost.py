@@ -41,7 +41,7 @@ def _row(method: str, images: LabelledImages) -> tuple[Any, ...]:
         raise ValueError(f'the images of "{method}" do not say what they cost: make them again.')
     stages = [Stage(**stage) for stage in cost["stages"]]
     once = sum(_known(stage.seconds) for stage in stages)
-    each = _known(cost["seconds_per_sample"])
+    each = cost["seconds_per_sample"]
     names, updates = " + ".join(stage.name for stage in stages), sum(stage.image_updates for stage in stages)
     return (method, names, once, updates, len(images), each, once + len(images) * each)
 

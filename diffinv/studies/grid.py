@@ -78,7 +78,6 @@ def run_study(
         [partial(_compute_cell, condition, train, test, seed) for condition, seed in cells],
         desc="study",
         progress=progress,
-        needed=("by_class",) if by_class else (),
     )
     rows = [
         {"condition": condition.name, "dataset": dataset, **cell, **condition.axes}
@@ -151,24 +150,16 @@ def _each_cached(
     *,
     desc: str,
     progress: bool,
-    needed: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The cell of each key, from the cache or computed; each once, however many have its key or want it.
-
-    A cell of an earlier version, which lacks what is needed, is computed again.
-    """
+    """The cell of each key, from the cache or computed; each once, however many have its key or want it."""
     wanted = {folder / f"{key}.json": compute for key, compute in zip(keys, computations, strict=True)}
 
-    def found(path: Path) -> dict[str, Any] | None:
-        cell = read_cached_json(path)
-        return cell if cell is not None and cell.keys() >= set(needed) else None
-
     def lacking() -> int:
-        return sum(found(path) is None for path in wanted)
+        return sum(read_cached_json(path) is None for path in wanted)
 
     cells, mine = {}, own(list(wanted), lacking)
     for path in progress_bar(claimed(mine), total=len(mine), desc=desc, enabled=progress, alike=False):
-        if (cell := found(path)) is None:
+        if (cell := read_cached_json(path)) is None:
             with only_part(None):  # a cell needs all of its samples
                 cell = wanted[path]()
             write_cached_json(path, cell)

@@ -1,11 +1,10 @@
 """What every synthesizer is, and the one way in which samples are numbered, cached and labelled."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -120,16 +119,14 @@ def sample_record(
     images_per_real: int,
     seed: int,
     started: float,
-    seconds_per_sample: float | None,
+    seconds_per_sample: float,
     stages: Sequence[Stage] = (),
     **more: Any,
 ) -> dict[str, Any]:
     """What samples carry as their provenance; `started` is when the call began, by time.perf_counter().
 
-    Under "cost" stand the stages and the seconds of a sample, None where they are not known or NaN.
+    Under "cost" stand the stages and the seconds of a sample.
     """
-    if seconds_per_sample is not None and math.isnan(seconds_per_sample):
-        seconds_per_sample = None
     return provenance(
         synthesizer=description,
         seed=seed,
@@ -163,12 +160,12 @@ def synthesize(
     key = content_key(RECIPE, description, real.fingerprint, list(real.ids), seed)
     folder = default_cache_dir() / "samples" / key
     rows_of = {folder / f"{rows.start:08d}.npy": rows for rows in groups_of(len(sources), SAMPLES_PER_SHARD)}
-    seconds: dict[Path, float | None] = {}
+    seconds: dict[Path, float] = {}
     paths = list(rows_of)
     mine = own(paths, lambda: _lacking(paths))
     for path in progress(claimed(mine), total=len(mine), desc="samples"):
         rows = slice(rows_of[path].start, rows_of[path].stop)
-        seconds[path] = _cached_shard(path, real, draw, sources[rows], copies[rows]).seconds_per_sample
+        seconds[path] = _cached_shard(path, real, draw, sources[rows], copies[rows])
     end_of_part(paths, lambda: _lacking(paths) > 0)
     sizes = [len(rows) for rows in rows_of.values()]
     shape = (real.resolution, real.resolution, 3)
@@ -179,7 +176,7 @@ def synthesize(
         images_per_real=images_per_real,
         seed=seed,
         started=started,
-        seconds_per_sample=_mean_seconds([(len(rows), seconds[path]) for path, rows in rows_of.items()]),
+        seconds_per_sample=sum(len(rows) * seconds[path] for path, rows in rows_of.items()) / len(sources),
         stages=stages,
         **more,
     )
@@ -198,41 +195,21 @@ def _lacking(paths: Sequence[Path]) -> int:
     return sum(not path.exists() for path in paths)
 
 
-class _Shard(NamedTuple):
-    """Samples that lie in one file, and what drawing each of them took, if that was kept."""
-
-    images: UInt8[np.ndarray, "sample height width 3"]
-    seconds_per_sample: float | None
-
-
-def _mean_seconds(parts: Sequence[tuple[int, float | None]]) -> float | None:
-    """Of all samples together, given how many each part has, and the seconds of one of them."""
-    known = [count * seconds for count, seconds in parts if seconds is not None]
-    return sum(known) / sum(count for count, _ in parts) if len(known) == len(parts) else None
-
-
-def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> _Shard:
+def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], copies: list[int]) -> float:
+    """Draw what a file lacks of these samples; the seconds that each took when it was drawn."""
     record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
-    about = read_cached_json(record) or {}
-    seconds = about.get("seconds_per_sample")
-    images = read_cached_array(path)
-    # Files of earlier versions have no checksum, and are read as they are.
-    if images is None or about.get("checksum") not in (None, content_key(images)):
+    about, images = read_cached_json(record) or {}, read_cached_array(path)
+    seconds = about.get("seconds_per_sample", 0.0)
+    if images is None or about.get("checksum") != content_key(images):
         images = np.empty((0, real.resolution, real.resolution, 3), np.uint8)
-    found = _Shard(images[: len(sources)], seconds)
-    if len(found.images) == len(sources):
-        return found
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
-    sources, copies = sources[len(found.images) :], copies[len(found.images) :]
+    sources, copies = sources[len(images) :], copies[len(images) :]
+    if not sources:
+        return seconds
     started = time.perf_counter()
     fresh = resize_images(draw(sources, copies), real.resolution)
-    drawn = _Shard(fresh, (time.perf_counter() - started) / len(fresh))
-    both = [found, drawn] if len(found.images) else [drawn]
-    whole = _Shard(
-        np.concatenate([part.images for part in both]),
-        _mean_seconds([(len(part.images), part.seconds_per_sample) for part in both]),
-    )
-    checksum = content_key(whole.images)
-    write_cached_json(record, {"seconds_per_sample": whole.seconds_per_sample, "checksum": checksum})
-    write_array(path, whole.images)
-    return whole
+    whole = np.concatenate([images, fresh])
+    seconds = (len(images) * seconds + time.perf_counter() - started) / len(whole)
+    write_cached_json(record, {"seconds_per_sample": seconds, "checksum": content_key(whole)})
+    write_array(path, whole)
+    return seconds

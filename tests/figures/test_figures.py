@@ -180,6 +180,14 @@ def test_a_heat_map_writes_every_value_that_there_is_and_names_its_groups():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["real", "both"] * 2
 
 
+def test_a_heat_map_without_groups_names_its_columns_alone():
+    _, ax = plt.subplots()
+    table = pd.DataFrame([[90.0, 10.0], [np.nan, 100.0]], index=["a", "b"], columns=["c", "d"])
+    heat_map(ax, table, table.map("{:.0f}".format), colours="Blues", limits=(0, 100))
+    assert [text.get_text() for text in ax.texts] == ["90", "10", "100"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["c", "d"]
+
+
 def test_intervals_of_a_share_stay_within_what_a_share_can_be(summary):
     _, ax = plt.subplots()
     wide = summary.assign(low=-0.5, high=1.5)

@@ -116,24 +116,18 @@ def test_a_class_of_one_image_is_refused_only_where_a_partner_is_needed():
 
 def test_the_mean_of_all_vectors_and_of_the_class(tiny_diffusion):
     store = make_store([0, 1, 1])
-    mean = unconditional_embedding(store, "mean", tiny_diffusion)
+    labels = [1, 0, 1]
+    mean = unconditional_embedding(store, "mean", tiny_diffusion, labels)
     torch.testing.assert_close(mean, sum(store.embeddings)[None] / 3)
-    by_class = unconditional_embedding(store, "class_mean", tiny_diffusion, labels=[1, 0, 1])
+    by_class = unconditional_embedding(store, "class_mean", tiny_diffusion, labels)
     dog = (store.embeddings[1] + store.embeddings[2]) / 2
     torch.testing.assert_close(by_class, torch.stack([dog, store.embeddings[0], dog]))
 
 
 def test_the_empty_prompt_is_the_text_encoders(tiny_diffusion):
-    empty = unconditional_embedding(None, "empty_prompt", tiny_diffusion)
+    empty = unconditional_embedding(make_store([0]), "empty_prompt", tiny_diffusion, [0])
     assert torch.equal(empty, tiny_diffusion.encode_prompt([""]))
     assert empty.shape[0] == 1
-
-
-def test_means_need_a_store_and_class_means_need_labels(tiny_diffusion):
-    with pytest.raises(ValueError, match="give it a store"):
-        unconditional_embedding(None, "mean", tiny_diffusion)
-    with pytest.raises(ValueError, match="pass labels="):
-        unconditional_embedding(make_store([0]), "class_mean", tiny_diffusion)
 
 
 @pytest.mark.parametrize(
@@ -152,5 +146,6 @@ def test_settings_out_of_range_are_refused(change, culprit):
 
 
 def test_sources_and_copies_come_in_pairs():
-    with pytest.raises(ValueError, match="2 sources came with 1 copy numbers"):
-        conditioning_for(make_store([0, 0]), [0, 1], [0], NOTHING, seed=0)
+    for settings in (NOTHING, Perturbation()):
+        with pytest.raises(ValueError, match="2 sources came with 1 copy numbers"):
+            conditioning_for(make_store([0, 0]), [0, 1], [0], settings, seed=0)

@@ -14,7 +14,6 @@ from diffinv.metrics.distances import (
     diversity_between,
     frechet_distance,
     gaussian_distance,
-    image_features,
     kernel_distance,
     nearest_neighbour_distances,
 )
@@ -281,13 +280,6 @@ def test_duplicates_among_the_references_do_not_hide_a_near_copy():
     own = nearest_neighbours(references, references, 1, leave_one_out=True).distances[:, 0]
     found = closeness(nearest_neighbour_distances(near, references), torch.tensor([5]), own)
     assert found.num_duplicates == 198 and found.share == 1
-
-
-def test_features_come_from_either_kind_of_model(tiny_diffusion, toy_images):
-    features = image_features(tiny_diffusion, toy_images.images)
-    assert features.shape == (18, 4 * 4 * 4) and torch.isfinite(features).all()
-    with pytest.raises(ValueError, match="a str makes no features"):
-        image_features("tinysd", toy_images.images)
 
 
 @pytest.mark.parametrize(

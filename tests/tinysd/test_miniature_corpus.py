@@ -15,7 +15,7 @@ from diffinv.models.checkpoint import EMBEDDED
 from diffinv.models.clip import load_clip
 from diffinv.models.diffusion import load_diffusion
 from diffinv.synthesizers.retrieval.pools import embedded_pool
-from diffinv.tinysd.card.figures import channel_pictures, matrix, training_curves
+from diffinv.tinysd.card.figures import channel_pictures, training_curves
 from diffinv.tinysd.card.records import card_figures, loss_by_timestep, read_logs
 from diffinv.tinysd.corpus import miniature_corpus
 from diffinv.tinysd.corpus.captions import Corpus, caption, colour_in, draw_colour_pair
@@ -220,10 +220,3 @@ def test_channels_are_coloured_about_zero_on_one_scale():
     assert pictures.shape == (1, 2, 8, 8, 3) and pictures.dtype == np.uint8
     red, blue, white = pictures[0, 0, 0, 0], pictures[0, 1, 3, 3], pictures[0, 0, 7, 7]
     assert red[0] > red[2] and blue[2] > blue[0] and white.min() > 240
-
-
-def test_a_matrix_writes_its_numbers_but_zeros():
-    fig, ax = mpl.pyplot.subplots()
-    matrix(ax, np.array([[90.0, 10.0], [0.0, 100.0]]), "ab", "cd", xlabel="x", ylabel="y")
-    assert [text.get_text() for text in ax.texts] == ["90", "10", "100"]
-    mpl.pyplot.close(fig)

@@ -100,8 +100,8 @@ def train_gan(
     _resume(path, state)
     steps = gan_steps(real, settings, seed, state=state)
     total = settings.optimiser_steps - state.steps_done
-    for step in progress(steps, total=total, desc="GAN", enabled=total > 0):
-        if step.step % STEPS_PER_CHECK == 0 or step.step == settings.optimiser_steps:
+    for _ in progress(steps, total=total, desc="GAN", enabled=total > 0):
+        if state.steps_done % STEPS_PER_CHECK == 0 or state.steps_done == settings.optimiser_steps:
             _save(path, state)
     record = provenance(
         settings=asdict(settings),

@@ -89,20 +89,10 @@ class GANState:
         self.collapsed_since: int | None = None  # the first look of an unbroken row that found a collapse
 
 
-@dataclass(frozen=True)
-class GANStep:
-    """One update of the generator just done; `state` is the live one, which the next step changes."""
-
-    step: int  # updates done, from 1
-    generator_loss: float
-    discriminator_loss: float  # hinge: 0 = never wrong, 2 = guessing
-    state: GANState
-
-
 def gan_steps(
     real: LabelledImages, settings: GANTraining, seed: int, *, state: GANState | None = None
-) -> Iterator[GANStep]:
-    """Train step by step from a fresh state, or on from a given one.
+) -> Iterator[GANState]:
+    """Train from a fresh state, or on from a given one, which is yielded, alive, after each step.
 
     A pure function of the images, the settings and the seed, to the last bit on one machine with one number
     of threads. Classes are drawn as often as they are in `real`. GANDiverged for a loss that is not finite.
@@ -127,7 +117,7 @@ def gan_steps(
         state.mean_discriminator_loss += 0.01 * (discriminator_loss - state.mean_discriminator_loss)
         if state.steps_done % STEPS_PER_CHECK == 0 or state.steps_done == settings.optimiser_steps:
             _look_for_collapse(state, labels[few], real_diversity, seed)
-        yield GANStep(state.steps_done, generator_loss, discriminator_loss, state)
+        yield state
 
 
 def as_pixels(real: LabelledImages, side: int, device: torch.device) -> Float[Tensor, "image 3 side side"]:

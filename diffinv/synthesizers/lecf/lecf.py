@@ -166,7 +166,7 @@ class _Block(NamedTuple):
 
     images: UInt8[np.ndarray, "sample side side 3"]
     confidences: Float[np.ndarray, " sample"]
-    seconds: float  # NaN where no record was kept
+    seconds: float
 
 
 _Place = tuple[int, int]  # of a block: the label of its class, and its number
@@ -250,8 +250,7 @@ class _Draws:
     def _read(self, block: _Place) -> _Block | None:
         try:
             with np.load(self._path(block), allow_pickle=False) as stored:
-                seconds = float(stored["seconds"]) if "seconds" in stored else math.nan
-                return _Block(stored["images"], stored["confidences"], seconds)
+                return _Block(stored["images"], stored["confidences"], float(stored["seconds"]))
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None  # absent or damaged: drawing it again gives the same images
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
+from diffinv.datasets.catalogue import Depiction
 from diffinv.foundation.checks import check_fields
 from diffinv.foundation.networks import best_device, weights_fingerprint
 from diffinv.foundation.randomness import numpy_stream, stream
@@ -30,6 +31,7 @@ COLOURS = {
 }  # fmt: skip
 LEAST_CONTRAST = 0.3
 STYLES = ("", "filled", "outline", "sharp", "rounded", "duotone", "thin", "bold")  # the commonest, none first
+spoken = Depiction("{}").prompt  # a class name as every prompt says it
 
 
 class Sentences(Protocol):
@@ -166,8 +168,3 @@ class _Gumbel(LogitsProcessor):
         noisy = scores / self.temperature - torch.stack(exponential).log().to(scores)
         worst = scores.topk(min(self.top_k, scores.shape[1]), dim=1).values[:, -1:]
         return noisy.masked_fill(scores < worst, -torch.inf)
-
-
-def spoken(class_name: str) -> str:
-    """A class name as one would say it: underscores are spaces."""
-    return class_name.replace("_", " ")

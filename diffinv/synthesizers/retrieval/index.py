@@ -57,7 +57,6 @@ class PoolIndex:
 
     pool: Pool
     index: Any  # a faiss.IndexIVF
-    unreadable: tuple[str, ...]  # ids of the images that could not be read and are never found
     seconds: float | None = None  # that embedding and indexing the pool took; None = not recorded
 
     def __len__(self) -> int:
@@ -171,7 +170,7 @@ def _open(folder: Path, pool: Pool) -> PoolIndex | None:
     facts = read_json(record)
     if path.stat().st_size != facts["bytes"]:  # mapping a file that was cut short would kill the process
         return None
-    return PoolIndex(pool, open_index(path), tuple(facts["unreadable"]), facts.get("seconds"))
+    return PoolIndex(pool, open_index(path), facts.get("seconds"))
 
 
 def _cached_shard(path: Path, pool: Pool, start: int, clip: FrozenClip) -> Features:

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +69,7 @@ class UpstreamInversion:
             )
             for number, group in enumerate(run.groups)
         ]
-        seconds = [part.provenance["cost"]["seconds_per_sample"] or math.nan for part in made]
+        seconds = [part.provenance["cost"]["seconds_per_sample"] for part in made]
         record = sample_record(
             real,
             self.describe(),

@@ -1,4 +1,4 @@
-"""Drawings of a pre-training: its loss curves, latents as pictures, matrices of two sets of things."""
+"""Drawings of a pre-training: its loss curves, latents as pictures."""
 
 from __future__ import annotations
 
@@ -97,30 +97,3 @@ def channel_pictures(
     factor = side // latents.shape[-1]
     pictures = (255 * coloured).round().astype(np.uint8)
     return pictures.repeat(factor, axis=2).repeat(factor, axis=3)
-
-
-def matrix(
-    ax: Axes,
-    values: Float[np.ndarray, "row column"],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    *,
-    xlabel: str,
-    ylabel: str,
-) -> Axes:
-    """Numbers as a shaded table, dark for high; blank where a number is exactly zero."""
-    image = ax.imshow(values, cmap="Blues", aspect="equal")
-    middle = (values.min() + values.max()) / 2
-    for (row, column), value in np.ndenumerate(values):
-        if value != 0:
-            colour = "white" if value > middle else "black"
-            ax.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7.5)
-    image.set_clim(min(0.0, float(values.min())), float(values.max()))
-    ax.set_xticks(range(len(column_labels)), column_labels, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(row_labels)), row_labels)
-    ax.tick_params(length=0)
-    ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    return ax
