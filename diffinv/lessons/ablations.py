@@ -146,8 +146,8 @@ def _samples(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> I
         yield Comparison(f"{name}, or any?", replace(base, name=name, synthesizer=surest), base)
     if counts.hard_share:
         some = OfSome(method, counts.hard_share, base.training, counts.early_steps)
-        hard = replace(both, name="of images not learned early", synthesizer=some)
-        any_ = replace(both, name="of as many at random", synthesizer=replace(some, judge=None))
+        hard = replace(both, name="samples of images not learned early", synthesizer=some)
+        any_ = replace(both, name="samples of as many at random", synthesizer=replace(some, judge=None))
         yield Comparison("samples of images not learned early, or of all?", hard, both)
         yield Comparison("samples of images not learned early, or of as many at random?", hard, any_)
     for strength in counts.strength_grid:
