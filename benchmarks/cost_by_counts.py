@@ -161,7 +161,7 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
         # A pretrained network counts as the ResNet18 that it is.
         networks = (*own.architecture_lesson.architectures, "resnet18")
         flops = [training_of(replace(own.training, architecture=each), side) for each in networks]
-        found["08"] = Work(0, 0, 0, 3 * few_seeds * len(networks), training_flops=3 * few_seeds * sum(flops))
+        found["08"] = Work(0, 0, 0, 3 * seeds * len(networks), training_flops=3 * seeds * sum(flops))
     made = sampled(policies.real_per_class, policies.images_per_real, few_seeds)
     chosen = len(policies.policies) * policies.validation_seeds
     found["09"] = Work(0, 0, made, policed * few_seeds + chosen)

@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.figures.style import use_style
 from diffinv.foundation.checks import check_names
@@ -87,7 +89,7 @@ def few_of(images: LabelledImages, wanted: int) -> int:
 
 
 def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int = 0) -> Lesson:
-    """Load a profile and its model, and set the look of the figures.
+    """Load a profile and its model, and set the look of figures and tables.
 
     The arguments are the parameters of a lesson: `dataset` is one name or folder, "" those of the profile;
     `model` another checkpoint, and `resolution` the side that it works at. Raises as `load_profile` and
@@ -96,6 +98,7 @@ def opening(profile: str, *, dataset: str = "", model: str = "", resolution: int
     _refuse_unknown_parameters()
     settings = load_profile(profile).using(model, resolution).for_dataset(dataset)
     use_style()
+    pd.set_option("display.max_colwidth", None)  # tables hold sentences
     diffusion = load_diffusion(
         settings.model,
         device=settings.device,
