@@ -7,6 +7,7 @@ measurement; the estimate that every lesson prints is one.
 import argparse
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from diffinv.artefacts.writing import write_atomically
 from diffinv.classifiers.architectures import build_classifier
 from diffinv.classifiers.training import Training
 from diffinv.datasets import dataset_card
-from diffinv.lessons.ablations import declared
+from diffinv.lessons.ablations import base_condition, declared, grids
 from diffinv.lessons.profile import Profile
 from diffinv.lessons.profiles import load_profile
 from diffinv.method.sampling import Sampling
@@ -28,6 +29,7 @@ from diffinv.models.random_weights import networks
 from diffinv.own_data.augment import planned_work
 from diffinv.studies import runtime
 from diffinv.studies.claims import markdown_table
+from diffinv.studies.grid import Condition
 from diffinv.synthesizers.gan.architectures import build_networks, working_side
 
 # Sustained, in 1e12 operations per second; assumed. Published: an A100 makes 31 guided steps per second at
@@ -179,19 +181,22 @@ def later_lessons(own: Profile, name: str) -> dict[str, Work]:
 
 
 def ablations(own: Profile, name: str) -> Work:
-    """Each vector, sample and classifier of the conditions that lesson 10 declares, once."""
+    """Each vector, sample and classifier of the conditions that lesson 10 declares and draws, once."""
     classes, seeds = len(dataset_card(name).class_names), len(own.seeds)
     tokenizer = SimpleNamespace(model_max_length=PROMPT_TOKENS)
     diffusion: Any = SimpleNamespace(native_resolution=NATIVE, tokenizer=tokenizer)
     clip: Any = None
-    conditions = {}
-    for comparison in declared(own, name, diffusion, clip):
-        conditions |= {each.name: each for each in (comparison.a, comparison.b)}
+    sides = [side for each in declared(own, name, diffusion, clip) for side in (each.a, each.b)]
+    drawn = grids(own, base_condition(own, name, diffusion)).values()
+    conditions: list[Condition] = []
+    for each in chain(sides, *drawn):
+        if (plain := replace(each, name="", axes={})) not in conditions:
+            conditions.append(plain)
     pool = own.classifier_lesson.pool_per_class * classes
     updates, samples, predictions, other = 0, 0, 0, 0.0
     vectors: set[Any] = {(own.inversion, own.sampling.resolution)}
     sets: dict[Any, int] = {}
-    for condition in conditions.values():
+    for condition in conditions:
         made: Any = condition.synthesizer
         made, number = getattr(made, "base", made), getattr(made, "drawn", condition.images_per_real)
         key = (made.inversion, made.perturbation, made.sampling)

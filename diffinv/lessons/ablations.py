@@ -45,6 +45,33 @@ def declared(own: Profile, dataset: str, diffusion: FrozenDiffusion, clip: Froze
     return [each for each in found if each.compares]
 
 
+def grids(own: Profile, base: Condition) -> dict[str, list[Condition]]:
+    """The conditions of each part of Fig. 8: the values of the profile, and the dataset's own."""
+    counts = own.ablations_lesson
+
+    def beside_own(setting: str, *values: float) -> dict[str, tuple[Any, ...]]:
+        part, name = setting.split(".")
+        return {setting: tuple(sorted({*values, getattr(getattr(base.synthesizer, part), name)}))}
+
+    number = {"images_per_real": counts.number_grid}
+    guided, kinds = {"sampling.guidance_scale": (counts.guidance_scale,)}, "perturbation.unconditional"
+    updates = beside_own("inversion.steps_per_image", *counts.updates_grid)
+    scales = beside_own("sampling.guidance_scale", *counts.guidance_grid)
+    steps = beside_own("sampling.num_inference_steps", *counts.inference_steps_grid)
+    own_steps = beside_own("sampling.num_inference_steps")
+    noises = beside_own("perturbation.noise_std", *counts.noise_grid)
+    weights = beside_own("perturbation.interpolation_weight", *counts.weight_grid)
+    return {
+        "8a": ablate(base, {**updates, **scales}),
+        "8b": [
+            *ablate(base, {**guided, kinds: ("mean", "empty_prompt"), **steps}),
+            *ablate(base, {**guided, kinds: ("class_mean",), **own_steps}),
+        ],
+        "8c": ablate(base, {**noises, **number}),
+        "8d": ablate(base, {**weights, **number}),
+    }
+
+
 def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     """The conditions that the paper did not try, what they change first: samples alone, and beside real."""
     asked = [each for each in comparisons if each.question[0] != "("]
@@ -156,19 +183,23 @@ def _samples(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> I
 
 
 def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison]:
-    """How many vectors an image has, and where they start; a prompt has no more than the `longest`."""
-    counts, inversion = own.ablations_lesson, own.inversion
+    """How many vectors an image has, and where they start; a prompt has no more than the `longest`.
+
+    The starts are compared with as many samples as lesson 03 has, for which the updates were chosen.
+    """
+    counts, inversion, many = own.ablations_lesson, own.inversion, own.classifier_lesson.images_per_real
+    usual = replace(base, name=f"from {STARTS[inversion.initialisation]}, {many} each", images_per_real=many)
     for number in counts.tokens_grid:
         if inversion.initialisation == "normal" or number <= longest:
             fewer = _changed(base, f"{number} vectors", {"inversion.num_tokens": number})
             question = f"{number} vectors per image, or {inversion.num_tokens}?"
-            yield Comparison(question, fewer, base, "vectors")
+            yield Comparison(question, fewer, base, fewer.name)
     for start in counts.initialisations:
         if start != inversion.initialisation and (start == "normal" or inversion.num_tokens <= longest):
             changes: dict[str, Any] = {"inversion.initialisation": start}
             # Closer to their end, such vectors have a number of updates of their own.
             if start == "class_prompt" and counts.prompt_steps:
                 changes["inversion.steps_per_image"] = counts.prompt_steps
-            other = _changed(base, f"from {STARTS[start]}", changes)
-            question = f"start from {STARTS[start]} or from {STARTS[inversion.initialisation]}?"
-            yield Comparison(question, other, base, "start")
+            other = _changed(usual, f"from {STARTS[start]}, {many} each", changes)
+            question = f"start from {STARTS[start]} or {STARTS[inversion.initialisation]}, with {many} each?"
+            yield Comparison(question, other, usual, "start")

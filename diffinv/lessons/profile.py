@@ -34,7 +34,7 @@ class Profile:
     perturbation: Perturbation = field(default_factory=Perturbation)
     sampling: Sampling = field(default_factory=Sampling)
     training: Training = field(default_factory=Training)
-    seeds: tuple[int, ...] = (0, 1, 2)  # of lessons 03 to 06, on whose rows the first claims hang
+    seeds: tuple[int, ...] = (0, 1, 2)  # of lessons 03 to 06, 08 and 10
     quickstart: counts.Quickstart = field(default_factory=counts.Quickstart)
     inversion_lesson: counts.InversionLesson = field(default_factory=counts.InversionLesson)
     sampling_lesson: counts.SamplingLesson = field(default_factory=counts.SamplingLesson)

@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 from diffinv.artefacts.keys import default_cache_dir
 from diffinv.artefacts.writing import ArtefactError
 from diffinv.lessons.profiles import load_profile
-from diffinv.reproduce.job import Job, Outcome, check_parameters, work
+from diffinv.reproduce.job import Job, Outcome, check_parameters, declared_parameters, work
 from diffinv.reproduce.manifest import Manifest, notebook_key, run_record
 from diffinv.reproduce.site import link_pictures, write_site
 from diffinv.reproduce.talk import Talk, expected_seconds, table, talking, unet_calls_per_second
@@ -47,8 +46,8 @@ def reproduce(
     partial copy kept in `output/executed`, and the others still run. A notebook with a parameter
     `results_dir` reads what the others wrote: it gets `output` as that folder, and starts when all others
     have ended. An `engine` such as "local 2" or "ray 8 auto" shares the work of every notebook among its
-    workers. ValueError for what is unknown: the profile, a number in `only`, a parameter that a chosen
-    notebook does not declare. ArtefactError where another run is at one of them in the same `output`.
+    workers. ValueError for what is unknown: the profile, a number in `only`, a parameter that no chosen
+    notebook declares. ArtefactError where another run is at one of them in the same `output`.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one notebook has to run at a time.")
@@ -58,9 +57,14 @@ def reproduce(
     settings, notebooks = load_profile(profile), Path(notebooks)
     output, paths = Path(output or settings.output_dir).resolve(), find_notebooks(notebooks, only)
     given = {"profile": profile, **(parameters or {})}
-    chosen = [
-        replace(_job(path, output, given, settings.time_limit_seconds), engine=engine) for path in paths
-    ]
+    declared = {path: declared_parameters(path) for path in paths}
+    chosen = []
+    for path in paths:
+        elsewhere = set().union(*declared.values()) - {*declared[path], "profile", "output_dir"}
+        if lacks := sorted(elsewhere & set(given)):
+            log.info("%s has no parameter %s, and runs without it", path.stem, ", ".join(lacks))
+        own = {name: value for name, value in given.items() if name not in lacks}
+        chosen.append(replace(_job(path, output, own, settings.time_limit_seconds), engine=engine))
     keys = {job.name: _key(job) for job in chosen}
     manifest = Manifest(output)
     # It is written here: an output folder that cannot be says so now, not after an hour.
@@ -89,7 +93,7 @@ def reproduce(
     log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
     shared = run_record(settings, notebooks)
     cold = not any(default_cache_dir().glob("*"))
-    with _alone_at(todo):
+    with _alone_at(todo) as let_go:
         try:
             # The embedded U-Net says nothing about how fast a GPU is with a large one.
             speed = unet_calls_per_second() if todo and shared["device"] == "cpu" else None
@@ -97,16 +101,17 @@ def reproduce(
             expected = {job.name: expected_seconds(before[job.name], job.parameters, speed) for job in todo}
             with talking(expected, jobs, cold) as talk:
                 writers = [job for job in todo if job.results is None]
-                readers = todo[len(writers) :]
-                for outcome in chain(_run_each(writers, jobs, talk), _run_each(readers, jobs, talk)):
-                    name = outcome.job.name
-                    key = _key(outcome.job) if outcome.job.results else keys[name]
-                    record = {"key": key, **shared, **outcome.measured}
-                    record["cold"] = _cold_run(record, before[name], cold)
-                    outcomes[name] = _accepted(manifest, outcome, record)
-                    if outcome.job.executed.exists():  # a process that was killed may not have begun it
-                        link_pictures(outcome.job.executed, outcome.job.notebook, output)
-                    talk.ends(outcomes[name])
+                for group in (writers, todo[len(writers) :]):
+                    keys |= {job.name: _key(job) for job in group}  # a reader's has what others just wrote
+                    for outcome in _run_each(group, jobs, talk):
+                        name = outcome.job.name
+                        record = {"key": keys[name], **shared, **outcome.measured}
+                        record["cold"] = _cold_run(record, before[name], cold)
+                        outcomes[name] = _accepted(manifest, outcome, record)
+                        if outcome.job.executed.exists():  # a process that was killed may not have begun it
+                            link_pictures(outcome.job.executed, outcome.job.notebook, output)
+                        let_go(outcome.job)
+                        talk.ends(outcomes[name])
         finally:
             manifest.read()
             write_site(manifest.notebooks, output, notebooks)
@@ -143,27 +148,32 @@ def _key(job: Job) -> str:
 
 
 @contextmanager
-def _alone_at(jobs: list[Job]) -> Iterator[None]:
-    """Keep other runs into the same folder from these notebooks; remove what is staged in the end."""
-    with ExitStack() as held:
-        busy = []
-        for job in jobs:
-            try:
-                held.enter_context(
-                    FileLock(job.staging.with_name(f".{job.name}.lock"), timeout=0, mode=0o666)
-                )
-            except Timeout:
-                busy.append(job.name)
+def _alone_at(jobs: list[Job]) -> Iterator[Callable[[Job], None]]:
+    """Keep other runs into the same folder from these notebooks; yield what lets go of one that has ended."""
+    locks = {job.name: FileLock(job.staging.with_name(f".{job.name}.lock"), mode=0o666) for job in jobs}
+
+    def let_go(job: Job) -> None:
+        shutil.rmtree(job.staging, ignore_errors=True)
+        locks[job.name].release()
+
+    busy = []
+    try:
+        for job in jobs[:1]:  # one run after the other asks, so that two do not take from each other
+            with FileLock(job.staging.with_name(".runs.lock"), mode=0o666):
+                for name, lock in locks.items():
+                    try:
+                        lock.acquire(timeout=0)
+                    except Timeout:
+                        busy.append(name)
         if busy:
             names, folder = ", ".join(busy), jobs[0].executed.parents[1]
-            raise ArtefactError(
-                f"another run is at {names} in {folder}: wait for it, or name another --output."
-            )
-        try:
-            yield
-        finally:
-            for job in jobs:
-                shutil.rmtree(job.staging, ignore_errors=True)
+            reason = f"another run is at {names} in {folder}"
+            raise ArtefactError(f"{reason}: wait for it, or name another --output.")
+        yield let_go
+    finally:
+        for job in jobs:
+            if job.name not in busy:
+                let_go(job)
 
 
 def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:

@@ -74,3 +74,4 @@ def test_a_free_gpu_is_done_in_time_by_the_counts():
     # The first two lessons run on one dataset, the other two on all.
     assert hours.max()[["00", "01"]].max() < COLAB_HOURS
     assert hours.sum()[["02", "03"]].max() < COLAB_HOURS
+    assert hours.max().max() < 1, "on one dataset, every lesson"

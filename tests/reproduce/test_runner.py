@@ -1,6 +1,7 @@
 """The notebook runner, on small real notebooks with real kernels."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from diffinv.commands.main import main
 from diffinv.lessons import SPENT
 from diffinv.reproduce.job import Job, check_parameters, run_job
 from diffinv.reproduce.manifest import Manifest, fingerprint
-from diffinv.reproduce.runner import find_notebooks, reproduce
+from diffinv.reproduce.runner import _alone_at, find_notebooks, reproduce
 
 LOOK_AROUND = """
 import os
@@ -362,21 +363,63 @@ def test_two_runs_into_one_folder_lose_no_record(tmp_path):
 
 
 def test_a_notebook_that_another_run_is_at_is_refused_and_left_alone(tmp_path):
-    go = tmp_path / "go"
+    go, folder = tmp_path / "go", tmp_path / "notebooks"
     wait = f"import time\nwhile not Path({str(go)!r}).exists(): time.sleep(0.05)"
-    for name in ("00_wait", "01_wait"):
-        write_notebook(tmp_path / "notebooks", name, f"name = text = '{name}'", DRAW, wait)
-    write_notebook(tmp_path / "notebooks", "02_other", "name = text = '02_other'", DRAW)
+    for name, last in (("00_quick", ""), ("01_wait", wait), ("02_other", "")):
+        write_notebook(folder, name, f"name = text = '{name}'", DRAW, last)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(run, tmp_path, only=["0", "1"])
-        wait_for(lambda: (tmp_path / "figures" / "executed" / ".01_wait" / "01_wait.csv").exists())
-        with pytest.raises(ArtefactError, match=r"another run is at 00_wait, 01_wait in .*--output"):
+        wait_for(lambda: "00_quick" in Manifest(tmp_path / "figures").notebooks)
+        with pytest.raises(ArtefactError, match=r"another run is at 01_wait in .*--output"):
             run(tmp_path)
-        assert [outcome.status for outcome in run(tmp_path, only=["2"])] == ["done"]
+        wait_for(lambda: statuses_or_none(tmp_path, only=["0", "2"], force=True) == ["done", "done"])
         go.touch()
         assert [outcome.status for outcome in first.result()] == ["done", "done"]
-    assert list(manifest_of(tmp_path)["figures"]) == ["00_wait.png", "01_wait.png", "02_other.png"]
+    assert list(manifest_of(tmp_path)["figures"]) == ["00_quick.png", "01_wait.png", "02_other.png"]
     assert [outcome.status for outcome in run(tmp_path)] == ["up to date"] * 3
+
+
+def statuses_or_none(place, **more):
+    try:
+        return [outcome.status for outcome in run(place, **more)]
+    except ArtefactError:  # its lock is let go of a moment after its record is written
+        return None
+
+
+def claim(folder, names, start, answers):
+    jobs = [Job(folder / name, folder / name, folder / f".{name}", {}, None) for name in names]
+    start.wait(60)
+    try:
+        with _alone_at(jobs):
+            answers.put("alone")
+            time.sleep(1)
+    except ArtefactError:
+        answers.put("refused")
+
+
+def test_of_two_runs_that_start_together_one_goes_on(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(2), context.Queue()
+    names = [f"{number:02}_draw.ipynb" for number in range(17)]
+    runs = [
+        context.Process(target=claim, args=(tmp_path, order, start, answers))
+        for order in (names, names[::-1])
+    ]
+    for each in runs:
+        each.start()
+    assert sorted(answers.get(timeout=60) for _ in runs) == ["alone", "refused"]
+    for each in runs:
+        each.join(60)
+
+
+def test_a_parameter_of_some_notebooks_is_left_out_of_the_others(tmp_path, caplog):
+    write_notebook(tmp_path, "00_any", "name, text = '00', str(seed)", DRAW)
+    fewer = PARAMETERS.replace("seed: int = 7\n", "")
+    write_notebook(tmp_path, "01_fewer", "name = text = '01'", DRAW, parameters=fewer)
+    with caplog.at_level("INFO"):
+        reproduce("smoke", output=tmp_path / "figures", notebooks=tmp_path, parameters={"seed": 3})
+    assert (tmp_path / "figures" / "00.csv").read_text() == "3" and (tmp_path / "figures" / "01.csv").exists()
+    assert "01_fewer has no parameter seed, and runs without it" in caplog.text
 
 
 def test_the_engine_of_a_run_is_that_of_its_notebooks(monkeypatch):

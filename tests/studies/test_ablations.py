@@ -159,9 +159,12 @@ def test_the_samples_and_the_batches_of_an_ablation_are_the_ones_it_names(tinysd
     apart = sides["batch norm apart"]
     assert apart.training.split_batch_norm and apart.with_real
     alone, beside = beyond(pairs)
-    assert {"from the original noised by 0.4", "as chosen", "guidance 2", "from the class prompt"} <= set(
-        alone
-    )
+    assert {
+        "from the original noised by 0.4",
+        "as chosen",
+        "guidance 2",
+        "from the class prompt, 16 each",
+    } <= set(alone)
     assert {"real + DI", "batch norm apart"} <= set(beside) and not set(alone) & set(beside)
 
 
