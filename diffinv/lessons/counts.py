@@ -1,7 +1,7 @@
 """How much each notebook does at one scale: images, copies, grids; `profiles` picks the values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffinv.classifiers.policies import Policy
@@ -63,6 +63,12 @@ class ClassifierLesson:
     images_per_real: int = 16  # samples per real image, while the number of real images grows
     real_alone_grid: tuple[int, ...] = (32, 60)  # more real images per class, without samples
     further_datasets: tuple[str, ...] = ("emoji6",)  # in the figure that asks when samples pay
+
+    def within(self, most: int) -> "ClassifierLesson":
+        """The same with no more real images per class than there are."""
+        sizes = tuple(size for size in self.real_per_class_grid if size <= most) or (most,)
+        fixed = min(self.number_real_per_class, most)
+        return replace(self, number_real_per_class=fixed, real_per_class_grid=sizes)
 
     @property
     def samples_per_class(self) -> int:

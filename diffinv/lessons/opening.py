@@ -1,9 +1,10 @@
 """What every lesson begins and ends with: settings, model and data in one call, and what the lesson spent."""
 
 import ast
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -40,9 +41,16 @@ class Lesson:
 
     @cached_property
     def own(self) -> Mapping[str, Profile]:
-        """The profile as each dataset has it, those of the figure on when samples pay included."""
+        """The profile as each dataset has it, those of the figure on when samples pay included.
+
+        A folder may have fewer real images per class than the profile asks for.
+        """
         names = (*self.datasets, *self.settings.classifier_lesson.further_datasets)
-        return {name: self.settings.for_dataset(name) for name in names}
+        own = {name: self.settings.for_dataset(name) for name in names}
+        for name in filter(os.path.isdir, names):
+            most = min(load_dataset(name, split="train").class_counts().values())
+            own[name] = replace(own[name], classifier_lesson=own[name].classifier_lesson.within(most))
+        return own
 
     def pool(self, dataset: str, *, seed: int) -> LabelledImages:
         """The real images that are inverted, as many per class as the smallest class has at most.

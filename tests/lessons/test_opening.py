@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffinv.datasets import load_dataset
 from diffinv.lessons import SPENT, methods, profiles
 from diffinv.lessons.dataset_settings import DatasetSettings
 from diffinv.lessons.opening import few_of, opening
@@ -29,6 +30,15 @@ def test_what_a_lesson_leaves_out_can_still_be_asked_for():
 def test_no_more_shots_are_asked_for_than_the_smallest_class_has():
     pool = opening("smoke").pool("icons10", seed=0)
     assert [few_of(pool, wanted) for wanted in (2, 99)] == [2, min(pool.class_counts().values())]
+
+
+def test_a_folder_with_few_images_is_asked_for_no_more_than_it_has(tmp_path):
+    for split in ("train", "test"):
+        load_dataset("icons10", split=split).per_class(3, seed=0).save(tmp_path / split)
+    lesson = opening("tiny", dataset=str(tmp_path))
+    counts = lesson.own[str(tmp_path)].classifier_lesson
+    assert counts.real_per_class_grid == (2,) and counts.number_real_per_class == 3
+    assert set(lesson.pool(str(tmp_path), seed=0).class_counts().values()) == {3}
 
 
 def test_a_dataset_among_several_is_trained_as_it_would_be_alone(monkeypatch):

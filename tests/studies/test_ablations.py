@@ -130,13 +130,14 @@ def test_whatever_start_is_a_datasets_own_the_others_are_compared_with_it(tinysd
     tiny = tiny.changed({"ablations_lesson.tokens_grid": (4, 99)})
     pairs = declared(tiny, "icons10", tinysd, load_clip())
     starts = [each for each in pairs if each.subject == "start"]
-    assert all(each.b.name == "as chosen" for each in starts)
+    assert all(each.b.name == f"from {STARTS[start]}, 16 each" for each in starts)
+    assert all(side.images_per_real == 16 for each in starts for side in (each.a, each.b))
     assert {each.b.synthesizer.inversion.initialisation for each in starts} == {start}
     others = [each.a.synthesizer.inversion.initialisation for each in starts]
     assert others == [other for other in ("class_prompt", "normal") if other != start]
-    assert all(each.question.endswith(f" or from {STARTS[start]}?") for each in starts)
+    assert all(each.question.endswith(f" or {STARTS[start]}, with 16 each?") for each in starts)
     # A prompt has 16 vectors at most; a random start has no such bound.
-    tokens = [each.a.synthesizer.inversion.num_tokens for each in pairs if each.subject == "vectors"]
+    tokens = [each.a.synthesizer.inversion.num_tokens for each in pairs if each.subject.endswith(" vectors")]
     assert tokens == ([4, 99] if start == "normal" else [4])
     for condition in (side for each in pairs for side in (each.a, each.b)):
         inversion = getattr(condition.synthesizer, "base", condition.synthesizer).inversion
