@@ -119,7 +119,7 @@ def _beside(places: pd.Series, shift: float, values: Sequence[float], log: bool)
 def bars(
     ax: Axes, summary: pd.DataFrame, *, xlabel: str = "test accuracy (%)", reference: str | None = None
 ) -> Axes:
-    """Horizontal points with intervals in per cent, one row per condition, the value written at the right.
+    """Horizontal points with intervals in per cent, one row per condition, the value written behind it.
 
     A dashed line goes down from the condition `reference`.
     """
@@ -129,9 +129,8 @@ def bars(
         error = [[max(0.0, mean - 100 * row.low)], [max(0.0, 100 * row.high - mean)]]
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
-        ax.annotate(
-            f"{mean:.0f}", (1.01, position), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
-        )
+        place = (max(mean, 100 * row.high), position)
+        ax.annotate(f"{mean:.0f}", place, (5, 0), textcoords="offset points", va="center", fontsize=8.5)
         if name == reference:
             ax.axvline(mean, color="black", linewidth=0.8, dashes=(5, 2))
     return _name_rows(ax, summary["condition"], xlabel)

@@ -76,9 +76,8 @@ def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     """The conditions that the paper did not try, what they change first: samples alone, and beside real."""
     asked = [each for each in comparisons if each.question[0] != "("]
     sides = {side.name: side for side in (*(each.b for each in asked), *(each.a for each in asked))}
-    names = sorted(
-        sides, key=lambda name: name not in (AS_CHOSEN, BOTH)
-    )  # what is changed, before the changes
+    # What is changed stands before the changes, and what has more samples last.
+    names = sorted(sides, key=lambda name: (name not in (AS_CHOSEN, BOTH), name.endswith(" each")))
     alone = [name for name in names if not sides[name].with_real]
     return alone, [name for name in names if name not in alone and not name.startswith("share")]
 
@@ -108,7 +107,7 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
     yield Comparison(own_updates, base, fewer, "updates")
     steered, empty = {"sampling.guidance_scale": scale}, {"perturbation.unconditional": "empty_prompt"}
     from_empty = _changed(base, "empty string", {**steered, **empty})
-    yield Comparison("(i) away from the mean vector or the empty string?", guided(scale), from_empty)
+    yield Comparison("(i) away from the mean or the empty string?", guided(scale), from_empty)
     if counts.native_inference_steps:
         steps = {"sampling.num_inference_steps": counts.native_inference_steps}
         there = {**steered, "sampling.resolution": native, **steps}
@@ -121,14 +120,14 @@ def _guidance(own: Profile, base: Condition, native: int) -> Iterator[Comparison
         from_mean = _changed(few, f"mean, {native} px", there)
         from_empty = _changed(from_mean, f"empty string, {native} px", empty)
         yield Comparison(
-            f"(i) away from the mean vector or the empty string, at {native} px?", from_mean, from_empty
+            f"(i) away from the mean or the empty string, at {native} px?", from_mean, from_empty
         )
     from_class = _changed(base, "class mean", {**steered, "perturbation.unconditional": "class_mean"})
     yield Comparison("(i) away from the mean of all or of the class?", guided(scale), from_class)
     for low, high in counts.guidance_intervals:
         name = f"guidance {scale:g} in {low:g} to {high:g}"
         part = _changed(guided(scale), name, {"sampling.guidance_interval": (low, high)})
-        question = f"guidance {scale:g} at the timesteps {low:g} to {high:g} only, or at all of them?"
+        question = f"guidance {scale:g} at timesteps {low:g} to {high:g}, or at all?"
         yield Comparison(question, part, guided(scale))
 
 
@@ -175,8 +174,8 @@ def _samples(own: Profile, dataset: str, base: Condition, clip: FrozenClip) -> I
         some = OfSome(method, counts.hard_share, base.training, counts.early_steps)
         hard = replace(both, name="samples of images not learned early", synthesizer=some)
         any_ = replace(both, name="samples of as many at random", synthesizer=replace(some, judge=None))
-        yield Comparison("samples of images not learned early, or of all?", hard, both)
-        yield Comparison("samples of images not learned early, or of as many at random?", hard, any_)
+        yield Comparison("images not learned early, or all?", hard, both)
+        yield Comparison("images not learned early, or as many at random?", hard, any_)
     for strength in counts.strength_grid:
         near = _changed(base, f"from the original noised by {strength:g}", {"sampling.strength": strength})
         yield Comparison(f"from the original noised by {strength:g}, or from noise?", near, base)
@@ -201,5 +200,5 @@ def _vectors(own: Profile, base: Condition, longest: int) -> Iterator[Comparison
             if start == "class_prompt" and counts.prompt_steps:
                 changes["inversion.steps_per_image"] = counts.prompt_steps
             other = _changed(usual, f"from {STARTS[start]}, {many} each", changes)
-            question = f"start from {STARTS[start]} or {STARTS[inversion.initialisation]}, with {many} each?"
+            question = f"start from {STARTS[start]} or {STARTS[inversion.initialisation]}, {many} each?"
             yield Comparison(question, other, usual, "start")

@@ -135,7 +135,7 @@ def test_whatever_start_is_a_datasets_own_the_others_are_compared_with_it(tinysd
     assert {each.b.synthesizer.inversion.initialisation for each in starts} == {start}
     others = [each.a.synthesizer.inversion.initialisation for each in starts]
     assert others == [other for other in ("class_prompt", "normal") if other != start]
-    assert all(each.question.endswith(f" or {STARTS[start]}, with 16 each?") for each in starts)
+    assert all(each.question.endswith(f" or {STARTS[start]}, 16 each?") for each in starts)
     # A prompt has 16 vectors at most; a random start has no such bound.
     tokens = [each.a.synthesizer.inversion.num_tokens for each in pairs if each.subject.endswith(" vectors")]
     assert tokens == ([4, 99] if start == "normal" else [4])
