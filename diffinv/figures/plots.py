@@ -130,7 +130,10 @@ def bars(
         ax.barh(position, mean, height=0.55, color=colour, alpha=0.25, linewidth=0)
         ax.errorbar(mean, position, xerr=error, fmt="o", color=colour, capsize=3, linewidth=1.4)
         place = (max(mean, 100 * row.high), position)
-        ax.annotate(f"{mean:.0f}", place, (5, 0), textcoords="offset points", va="center", fontsize=8.5)
+        white: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the dashed line
+        ax.annotate(
+            f"{mean:.0f}", place, (6, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=white
+        )
         if name == reference:
             ax.axvline(mean, color="black", linewidth=0.8, dashes=(5, 2))
     return _name_rows(ax, summary["condition"], xlabel)
