@@ -74,7 +74,7 @@ def claimed(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            mine = _lock_beside(path).acquire(timeout=0)
+            mine = lock_beside(path).acquire(timeout=0)
         except Timeout:
             busy.append(path)
             continue
@@ -83,11 +83,12 @@ def claimed(paths: Iterable[Path]) -> Iterator[Path]:
         with mine:
             yield path
     for path in busy:
-        with _lock_beside(path):
+        with lock_beside(path):
             yield path
 
 
-def _lock_beside(path: Path) -> BaseFileLock:
+def lock_beside(path: Path) -> BaseFileLock:
+    """The lock of a file or folder, `path`.lock, for whoever may want it at the same time; not yet taken."""
     return FileLock(path.with_name(f"{path.name}.lock"), mode=0o666)
 
 

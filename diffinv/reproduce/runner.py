@@ -7,17 +7,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from diffinv.artefacts.keys import default_cache_dir
-from diffinv.artefacts.writing import ArtefactError
+from diffinv.artefacts.writing import ArtefactError, lock_beside
 from diffinv.lessons.profiles import load_profile
 from diffinv.reproduce.job import Job, Outcome, check_parameters, declared_parameters, work
 from diffinv.reproduce.manifest import Manifest, notebook_key, run_record
@@ -57,14 +57,10 @@ def reproduce(
     settings, notebooks = load_profile(profile), Path(notebooks)
     output, paths = Path(output or settings.output_dir).resolve(), find_notebooks(notebooks, only)
     given = {"profile": profile, **(parameters or {})}
-    declared = {path: declared_parameters(path) for path in paths}
-    chosen = []
-    for path in paths:
-        elsewhere = set().union(*declared.values()) - {*declared[path], "profile", "output_dir"}
-        if lacks := sorted(elsewhere & set(given)):
-            log.info("%s has no parameter %s, and runs without it", path.stem, ", ".join(lacks))
-        own = {name: value for name, value in given.items() if name not in lacks}
-        chosen.append(replace(_job(path, output, own, settings.time_limit_seconds), engine=engine))
+    chosen = [
+        replace(_job(path, output, own, settings.time_limit_seconds), engine=engine)
+        for path, own in _own_parameters(paths, given).items()
+    ]
     keys = {job.name: _key(job) for job in chosen}
     manifest = Manifest(output)
     # It is written here: an output folder that cannot be says so now, not after an hour.
@@ -93,7 +89,7 @@ def reproduce(
     log.info("to run, %d at a time: %s", jobs, ", ".join(job.name for job in todo) or "nothing")
     shared = run_record(settings, notebooks)
     cold = not any(default_cache_dir().glob("*"))
-    with _alone_at(todo) as let_go:
+    with _alone_at(todo, output / "executed") as let_go:
         try:
             # The embedded U-Net says nothing about how fast a GPU is with a large one.
             speed = unet_calls_per_second() if todo and shared["device"] == "cpu" else None
@@ -134,6 +130,18 @@ def find_notebooks(folder: str | Path, only: Iterable[str] | None = None) -> lis
     return [path for path in paths if path.stem[:2] in wanted]
 
 
+def _own_parameters(paths: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """What of the given parameters each notebook gets: all, but for those that only others declare."""
+    declared = {path: declared_parameters(path) for path in paths}
+    known = set().union(*declared.values()) - {"profile"}
+    own = {}
+    for path in paths:
+        if lacks := [name for name in given if name in known and name not in declared[path]]:
+            log.info("%s has no parameter %s, and runs without it", path.stem, ", ".join(lacks))
+        own[path] = {name: value for name, value in given.items() if name not in lacks}
+    return own
+
+
 def _job(notebook: Path, output: Path, given: Mapping[str, Any], limit: int) -> Job:
     parameters = check_parameters(notebook, {**given, "output_dir": ""})
     del parameters["output_dir"]  # where the figures lie says it better
@@ -148,32 +156,29 @@ def _key(job: Job) -> str:
 
 
 @contextmanager
-def _alone_at(jobs: list[Job]) -> Iterator[Callable[[Job], None]]:
-    """Keep other runs into the same folder from these notebooks; yield what lets go of one that has ended."""
-    locks = {job.name: FileLock(job.staging.with_name(f".{job.name}.lock"), mode=0o666) for job in jobs}
+def _alone_at(jobs: list[Job], folder: Path) -> Iterator[Callable[[Job], None]]:
+    """Keep other runs into this folder from these notebooks; yield what lets go of one that has ended."""
+    held: dict[str, BaseFileLock] = {}
 
     def let_go(job: Job) -> None:
-        shutil.rmtree(job.staging, ignore_errors=True)
-        locks[job.name].release()
+        if lock := held.pop(job.name, None):
+            shutil.rmtree(job.staging, ignore_errors=True)
+            lock.release()
 
-    busy = []
     try:
-        for job in jobs[:1]:  # one run after the other asks, so that two do not take from each other
-            with FileLock(job.staging.with_name(".runs.lock"), mode=0o666):
-                for name, lock in locks.items():
-                    try:
-                        lock.acquire(timeout=0)
-                    except Timeout:
-                        busy.append(name)
-        if busy:
-            names, folder = ", ".join(busy), jobs[0].executed.parents[1]
-            reason = f"another run is at {names} in {folder}"
+        with lock_beside(folder / ".runs"):  # one asks after the other: two would take from each other
+            for job in jobs:
+                with suppress(Timeout):
+                    lock = lock_beside(job.staging)
+                    lock.acquire(timeout=0)
+                    held[job.name] = lock
+        if busy := [job.name for job in jobs if job.name not in held]:
+            reason = f"another run is at {', '.join(busy)} in {folder.parent}"
             raise ArtefactError(f"{reason}: wait for it, or name another --output.")
         yield let_go
     finally:
         for job in jobs:
-            if job.name not in busy:
-                let_go(job)
+            let_go(job)
 
 
 def _run_each(jobs: list[Job], workers: int, talk: Talk) -> Iterator[Outcome]:

@@ -390,7 +390,7 @@ def claim(folder, names, start, answers):
     jobs = [Job(folder / name, folder / name, folder / f".{name}", {}, None) for name in names]
     start.wait(60)
     try:
-        with _alone_at(jobs):
+        with _alone_at(jobs, folder):
             answers.put("alone")
             time.sleep(1)
     except ArtefactError:
