@@ -71,7 +71,7 @@ colab-test: $(STAMP)
 
 # After a change of what is embedded: `diffinv doctor` and a test compare against these.
 checksums:
-	cd diffinv/assets && find . -type f ! -name SHA256SUMS ! -name '.*' ! -name '*.lock' | sed 's|^\./||' | LC_ALL=C sort | \
+	cd diffinv/assets && find . -type f ! -name SHA256SUMS ! -name '.*' | sed 's|^\./||' | LC_ALL=C sort | \
 	xargs -d '\n' sha256sum > .SHA256SUMS && mv .SHA256SUMS SHA256SUMS
 
 bench: $(STAMP)

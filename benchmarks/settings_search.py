@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffinv.artefacts.keys import default_cache_dir
 from diffinv.artefacts.writing import claimed, write_atomically
 from diffinv.datasets import LabelledImages, load_dataset
 from diffinv.foundation import ASSETS
@@ -108,7 +109,8 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Put the rows of one dataset and method in the place of those that the file had."""
     words = [value if isinstance(value, str) else f"{value:g}" for value in rows["value"]]
     rows = rows.assign(value=words)
-    for _ in claimed([path]):  # another process may search for another dataset
+    # Another process may search for another dataset; a lock beside the file would be one of the assets.
+    for _ in claimed([default_cache_dir() / "settings_search" / path.name]):
         if path.exists():
             before = pd.read_csv(path)
             same = (before["dataset"] == rows["dataset"][0]) & (before["method"] == rows["method"][0])

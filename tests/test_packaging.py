@@ -207,7 +207,7 @@ def test_the_embedded_assets_are_the_ones_that_were_shipped():
     found = {
         path.relative_to(ASSETS).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in ASSETS.rglob("*")
-        if path.is_file() and path.name != "SHA256SUMS" and path.name[0] != "." and path.suffix != ".lock"
+        if path.is_file() and path.name != "SHA256SUMS" and not path.name.startswith(".")
     }
     assert listed == found, "run `make checksums` after a change of the assets"
 

@@ -111,8 +111,7 @@ def notebook_key(notebook: Path, parameters: dict[str, Any], results: Path | Non
 
 def fingerprint(folder: Path, pattern: str = "*") -> str:
     """The content key of a folder's files: their names and bytes."""
-    found = (path for path in folder.rglob(pattern) if path.is_file() and path.suffix != ".lock")
-    paths = [path for path in found if "__pycache__" not in path.parts]
+    paths = [path for path in folder.rglob(pattern) if path.is_file() and "__pycache__" not in path.parts]
     names = [path.relative_to(folder).as_posix() for path in paths]
     return content_key(dict(zip(names, _digests(paths), strict=True)))
 
