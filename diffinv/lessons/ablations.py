@@ -77,7 +77,7 @@ def beyond(comparisons: Sequence[Comparison]) -> tuple[list[str], list[str]]:
     asked = [each for each in comparisons if each.question[0] != "("]
     sides = {side.name: side for side in (*(each.b for each in asked), *(each.a for each in asked))}
     # What is changed stands before the changes, and what has more samples last.
-    names = sorted(sides, key=lambda name: (name not in (AS_CHOSEN, BOTH), name.endswith(" each")))
+    names = sorted(sides, key=lambda name: (name not in (AS_CHOSEN, BOTH), sides[name].images_per_real))
     alone = [name for name in names if not sides[name].with_real]
     return alone, [name for name in names if name not in alone and not name.startswith("share")]
 

@@ -199,7 +199,7 @@ def _cached_shard(path: Path, real: Originals, draw: Draw, sources: list[int], c
     """Draw what a file lacks of these samples; the seconds that each took when it was drawn."""
     record = path.with_suffix(".json")  # beside the images, so that what is found does not look free
     about, images = read_cached_json(record) or {}, read_cached_array(path)
-    seconds = about.get("seconds_per_sample", 0.0)
+    seconds = about.get("seconds_per_sample")
     if images is None or seconds is None or about.get("checksum") != content_key(images):
         images, seconds = np.empty((0, real.resolution, real.resolution, 3), np.uint8), 0.0
     # The last shard of a smaller request is the beginning of the same shard of a larger one.
